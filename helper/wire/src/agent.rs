@@ -1,0 +1,187 @@
+//! The agent's protocol: one call per stream on [`crate::port::AGENT`], in [`crate::frame`] frames.
+//!
+//! The host sends one `CALL` frame, then for an exec any of `STDIN`, `STDIN_END`, `SIGNAL`,
+//! `RESIZE`. The agent answers `REPLY` or `ERROR`, or for an exec `STARTED`, output, and `EXIT`.
+
+use serde::{Deserialize, Serialize};
+
+/// Kinds of frames. Host to guest below 64, guest to host from 64 up.
+pub mod kind {
+    /// JSON [`super::Call`]; the first frame of every stream.
+    pub const CALL: u8 = 1;
+    /// Bytes for the command's standard input.
+    pub const STDIN: u8 = 2;
+    /// The command's standard input is closed.
+    pub const STDIN_END: u8 = 3;
+    /// Signal number, one `u8`, for the command's process group.
+    pub const SIGNAL: u8 = 4;
+    /// JSON [`super::TerminalSize`].
+    pub const RESIZE: u8 = 5;
+
+    /// JSON reply of a call other than exec.
+    pub const REPLY: u8 = 64;
+    /// JSON [`super::CallError`]; the last frame.
+    pub const ERROR: u8 = 65;
+    /// JSON [`super::Started`].
+    pub const STARTED: u8 = 66;
+    /// Bytes of the command's standard output (or of its terminal).
+    pub const STDOUT: u8 = 67;
+    /// Bytes of the command's standard error.
+    pub const STDERR: u8 = 68;
+    /// JSON [`super::Exit`]; the last frame.
+    pub const EXIT: u8 = 69;
+}
+
+/// Largest piece of standard input or output in one frame, in bytes.
+pub const CHUNK: usize = 32 * 1024;
+
+/// The first frame of a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    /// [`crate::PROTOCOL`] of the caller.
+    pub protocol: u16,
+    /// What is asked.
+    pub request: Request,
+}
+
+/// What the host can ask of the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case")]
+pub enum Request {
+    /// Runs a command; see the module.
+    Exec(Exec),
+    /// Answers [`Info`].
+    Info,
+    /// Ends the guest: SIGTERM to all, SIGKILL after the grace, sync, unmount, power off.
+    /// Answers `{}` before it begins.
+    Shutdown {
+        /// How long processes have after SIGTERM, in milliseconds.
+        grace_ms: u64,
+    },
+}
+
+/// A command to run in the guest.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exec {
+    /// Program and arguments; never a shell line. Empty: the user's login shell.
+    pub argv: Vec<String>,
+    /// Added to the image's environment; later wins.
+    #[serde(default)]
+    pub env: Vec<(String, String)>,
+    /// Absolute working directory; the image's own, else `/`, when missing.
+    #[serde(default)]
+    pub cwd: Option<String>,
+    /// `user`, `user:group`, `uid` or `uid:gid`; the image's own, else root, when missing.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// Run on a terminal of this size; standard error is then part of standard output.
+    #[serde(default)]
+    pub terminal: Option<TerminalSize>,
+    /// Standard input is sent; otherwise it is `/dev/null`.
+    #[serde(default)]
+    pub stdin: bool,
+}
+
+/// Size of a terminal in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// Height.
+    pub rows: u16,
+    /// Width.
+    pub columns: u16,
+}
+
+/// The command runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Started {
+    /// Process id in the guest.
+    pub pid: u32,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Exit {
+    /// Exit status 0 to 255.
+    Code(u8),
+    /// Number of the signal that killed it.
+    Signal(u8),
+}
+
+impl Exit {
+    /// The status a shell would report: 128+n for signals.
+    pub fn status(self) -> u8 {
+        match self {
+            Exit::Code(code) => code,
+            Exit::Signal(signal) => 128u8.saturating_add(signal),
+        }
+    }
+}
+
+/// Why a call could not be served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct CallError {
+    /// For the caller's exit status.
+    pub kind: CallErrorKind,
+    /// For people: what failed and on what.
+    pub message: String,
+}
+
+/// Kinds of [`CallError`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CallErrorKind {
+    /// No such command (127).
+    NotFound,
+    /// The command is not executable (126).
+    NotExecutable,
+    /// No such user, group or directory in the guest.
+    BadRequest,
+    /// The agent does not speak this protocol version or does not know the request.
+    Unsupported,
+    /// Anything else in the guest.
+    Failed,
+}
+
+/// Answer of [`Request::Info`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Info {
+    /// [`crate::PROTOCOL`] of the agent.
+    pub protocol: u16,
+    /// The agent's version.
+    pub version: String,
+    /// Release of the running kernel.
+    pub kernel: String,
+    /// Time since the guest's boot, in milliseconds.
+    pub uptime_ms: u64,
+    /// `MemTotal` in bytes.
+    pub memory_total: u64,
+    /// `MemAvailable` in bytes.
+    pub memory_available: u64,
+}
+
+/// One line of JSON on [`crate::port::EVENTS`], pushed by the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// Calls are served from now on.
+    Ready {
+        /// [`crate::PROTOCOL`] of the agent.
+        protocol: u16,
+        /// The agent's version.
+        version: String,
+        /// Since the guest kernel's start, in milliseconds.
+        uptime_ms: u64,
+    },
+    /// The boot cannot go on; the guest powers off after this.
+    Failed {
+        /// What failed, and why.
+        message: String,
+    },
+    /// The image's entry point ended.
+    EntrypointExited {
+        /// How.
+        exit: Exit,
+    },
+}

@@ -1,0 +1,181 @@
+//! The monitor's launch specification, control protocol and exit record.
+//!
+//! `banger-monitor` reads one JSON [`Launch`] on standard input, answers one line of JSON
+//! [`LaunchReply`] on standard output, closes both, and serves [`ControlRequest`] lines on its
+//! control socket until the VMM is gone. Then it writes [`ExitRecord`] and ends.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Names in the VM's directory and its runtime directory.
+pub mod file {
+    /// Runtime directory: `CONNECT <port>` handshake, then the stream's bytes.
+    pub const AGENT_SOCKET: &str = "agent.sock";
+    /// Runtime directory: one JSON request a line, one JSON reply a line.
+    pub const CONTROL_SOCKET: &str = "control.sock";
+    /// VM directory: open file description lock held by the monitor and the VMM.
+    pub const ALIVE_LOCK: &str = "alive.lock";
+    /// VM directory: the guest's serial console.
+    pub const CONSOLE_LOG: &str = "console.log";
+    /// VM directory: what the VMM printed on its standard error.
+    pub const VMM_LOG: &str = "vmm.log";
+    /// VM directory: JSON [`super::Handles`].
+    pub const HANDLES: &str = "handles.json";
+    /// VM directory: JSON [`super::ExitRecord`].
+    pub const EXIT_RECORD: &str = "exit.json";
+}
+
+/// Descriptors that the monitor makes and the VMM inherits; in an argument `{agent}` and so on is
+/// replaced by the descriptor's number.
+pub mod placeholder {
+    /// Stream socket to the virtio-serial port with the mux.
+    pub const AGENT: &str = "{agent}";
+    /// Stream socket with QEMU's QMP.
+    pub const QMP: &str = "{qmp}";
+    /// Stream socket with the guest's serial console.
+    pub const CONSOLE: &str = "{console}";
+}
+
+/// What to run and where to keep its state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Launch {
+    /// The VM's id.
+    pub vm: String,
+    /// The VM's directory (disks, logs, locks).
+    pub directory: PathBuf,
+    /// The VM's runtime directory (sockets); exists, mode 0700.
+    pub runtime: PathBuf,
+    /// Absolute path of the VMM.
+    pub program: PathBuf,
+    /// Its arguments, with [`placeholder`]s.
+    pub arguments: Vec<String>,
+    /// The console log is cut to its newer half when it exceeds this many bytes.
+    pub console_limit: u64,
+}
+
+/// First and only line of the monitor's standard output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "launch", rename_all = "kebab-case")]
+pub enum LaunchReply {
+    /// The VMM was executed; sockets are bound, `handles.json` is written.
+    Started(Handles),
+    /// The VM lives already: the lock is held.
+    AlreadyRunning,
+    /// Nothing runs; nothing was left.
+    Failed {
+        /// What failed, and why.
+        message: String,
+    },
+}
+
+/// Process ids of a running VM; a cache that can be rebuilt from the OS.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handles {
+    /// The VM's id.
+    pub vm: String,
+    /// Process id of the monitor.
+    pub monitor_pid: u32,
+    /// Process id of the VMM.
+    pub vmm_pid: u32,
+    /// `/proc/sys/kernel/random/boot_id` of the host.
+    pub boot_id: String,
+    /// Launch time, milliseconds since 1970.
+    pub started_ms: u64,
+}
+
+/// One line on the control socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case")]
+pub enum ControlRequest {
+    /// Answers [`ControlReply::Status`] at once.
+    Status,
+    /// Answers when the guest is ready, has failed, or is gone.
+    WaitReady,
+    /// Answers [`ControlReply::Exited`] when the VMM is gone.
+    WaitExit,
+    /// Guest shutdown, then VMM quit, then SIGKILL; answers [`ControlReply::Exited`].
+    Stop {
+        /// How long the guest has, in milliseconds.
+        grace_ms: u64,
+    },
+    /// SIGKILL at once; answers [`ControlReply::Exited`].
+    Kill,
+}
+
+/// Answers on the control socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "kebab-case")]
+pub enum ControlReply {
+    /// The state now.
+    Status {
+        /// Boot phase.
+        phase: Phase,
+        /// Streams open through the mux.
+        streams: u32,
+    },
+    /// The guest serves calls.
+    Ready {
+        /// From the VMM's start to readiness, in milliseconds.
+        boot_ms: u64,
+        /// The agent's version.
+        agent: String,
+    },
+    /// The guest said that its boot failed.
+    GuestFailed {
+        /// In the guest's words; untrusted.
+        message: String,
+    },
+    /// The VMM is gone.
+    Exited(ExitRecord),
+    /// The request was not understood.
+    Error {
+        /// Why.
+        message: String,
+    },
+}
+
+/// Phase of a VM whose monitor lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// The VMM runs, the agent is not ready.
+    Booting,
+    /// The agent serves calls.
+    Ready,
+    /// A stop was asked for.
+    Stopping,
+}
+
+/// How the VMM ended; written to `exit.json`, durable before the monitor ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitRecord {
+    /// Why.
+    pub reason: ExitReason,
+    /// Exit status of the VMM, when it ended by itself.
+    pub code: Option<i32>,
+    /// Signal that killed the VMM.
+    pub signal: Option<i32>,
+    /// The guest's own message, when its boot failed; untrusted.
+    pub guest_message: Option<String>,
+    /// The guest had been ready.
+    pub was_ready: bool,
+    /// Time of the end, milliseconds since 1970.
+    pub ended_ms: u64,
+}
+
+/// Why a VMM ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExitReason {
+    /// The guest powered itself off.
+    GuestPowerOff,
+    /// A stop was asked for, and the guest shut down in time.
+    Stopped,
+    /// A stop was asked for, and the guest had to be killed.
+    Killed,
+    /// The guest's kernel panicked or reset.
+    GuestPanic,
+    /// The VMM ended with an error.
+    VmmFailed,
+}

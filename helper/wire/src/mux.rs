@@ -1,0 +1,547 @@
+//! Many streams over one byte channel: a sans-IO state machine with credit per stream.
+//!
+//! Frame: `kind: u8`, three zero bytes, `stream: u32`, `length: u32` (little-endian), payload. Each
+//! side begins with `HELLO`. The host opens odd streams, the guest even ones. A sender may have at
+//! most [`WINDOW`] unacknowledged bytes per stream, so a peer that stalls one stream stalls no other,
+//! and memory is bounded by `streams × WINDOW` whatever the peer sends.
+
+use std::collections::{HashMap, VecDeque};
+
+/// Bytes a sender may have in flight on one stream.
+pub const WINDOW: u32 = 256 * 1024;
+/// Largest payload of a `DATA` frame, in bytes.
+pub const MAX_DATA: usize = 32 * 1024;
+/// Streams one side may have open at once.
+pub const MAX_STREAMS: usize = 1024;
+/// [`Mux::send`] accepts nothing while this many bytes wait for the channel.
+pub const OUTPUT_HIGH_WATER: usize = 256 * 1024;
+
+const HEADER: usize = 12;
+const MAGIC: &[u8; 8] = b"bngrmux\0";
+
+const HELLO: u8 = 1;
+const OPEN: u8 = 2;
+const ACCEPT: u8 = 3;
+const DATA: u8 = 4;
+const CREDIT: u8 = 5;
+const FINISH: u8 = 6;
+const RESET: u8 = 7;
+
+/// A stream's number.
+pub type StreamId = u32;
+
+/// Which end this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Opens odd streams.
+    Host,
+    /// Opens even streams.
+    Guest,
+}
+
+/// What the peer did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The peer said `HELLO` with this protocol version.
+    Hello(u16),
+    /// The peer opens a stream to a port; answer with [`Mux::accept`] or [`Mux::reset`].
+    Opened(StreamId, u32),
+    /// Our open was accepted.
+    Accepted(StreamId),
+    /// Bytes; give the credit back with [`Mux::consumed`] once they have left our memory.
+    Data(StreamId, Vec<u8>),
+    /// The peer will send no more on this stream.
+    Finished(StreamId),
+    /// The stream is gone in both directions.
+    Reset(StreamId),
+}
+
+/// The peer broke the protocol; the channel cannot be used any more.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum MuxError {
+    /// The first frame was not our `HELLO`.
+    #[error("the peer does not speak the mux protocol")]
+    BadHello,
+    /// Unknown kind or a length that the kind does not allow.
+    #[error("malformed frame of kind {kind} with {length} bytes")]
+    BadFrame {
+        /// Frame kind.
+        kind: u8,
+        /// Announced payload length.
+        length: u32,
+    },
+    /// The peer opened a stream of the wrong parity, twice, or too many.
+    #[error("the peer opened stream {0} against the rules")]
+    BadOpen(StreamId),
+    /// The peer sent more than its credit.
+    #[error("the peer overran the window of stream {0}")]
+    Overrun(StreamId),
+    /// We have [`MAX_STREAMS`] open.
+    #[error("too many open streams (the limit is {MAX_STREAMS})")]
+    TooManyStreams,
+}
+
+#[derive(Debug)]
+struct Stream {
+    accepted: bool,
+    send_credit: u32,
+    receive_credit: u32,
+    unreturned: u32,
+    sent_finish: bool,
+    received_finish: bool,
+}
+
+impl Stream {
+    fn new(accepted: bool) -> Self {
+        Stream {
+            accepted,
+            send_credit: WINDOW,
+            receive_credit: WINDOW,
+            unreturned: 0,
+            sent_finish: false,
+            received_finish: false,
+        }
+    }
+}
+
+/// One end of the mux.
+#[derive(Debug)]
+pub struct Mux {
+    side: Side,
+    next: StreamId,
+    greeted: bool,
+    streams: HashMap<StreamId, Stream>,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    output_start: usize,
+    events: VecDeque<Event>,
+}
+
+impl Mux {
+    /// A new end; its `HELLO` waits in [`Mux::output`].
+    pub fn new(side: Side) -> Self {
+        let mut mux = Mux {
+            side,
+            next: if side == Side::Host { 1 } else { 2 },
+            greeted: false,
+            streams: HashMap::new(),
+            input: Vec::new(),
+            output: Vec::new(),
+            output_start: 0,
+            events: VecDeque::new(),
+        };
+        let mut hello = MAGIC.to_vec();
+        hello.extend_from_slice(&crate::PROTOCOL.to_le_bytes());
+        mux.frame(HELLO, 0, &hello);
+        mux
+    }
+
+    /// Takes bytes that arrived on the channel.
+    ///
+    /// # Errors
+    /// The peer broke the protocol; drop the channel.
+    pub fn receive(&mut self, bytes: &[u8]) -> Result<(), MuxError> {
+        self.input.extend_from_slice(bytes);
+        let mut at = 0;
+        while let Some(header) = self.input[at..].first_chunk::<HEADER>() {
+            let kind = header[0];
+            let stream = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
+            let length = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
+            self.check_header(kind, length)?;
+            let start = at + HEADER;
+            let end = start + length as usize;
+            if self.input.len() < end {
+                break;
+            }
+            let payload = self.input[start..end].to_vec();
+            self.handle(kind, stream, payload)?;
+            at = end;
+        }
+        self.input.drain(..at);
+        Ok(())
+    }
+
+    fn check_header(&self, kind: u8, length: u32) -> Result<(), MuxError> {
+        if !self.greeted && (kind != HELLO || length as usize != MAGIC.len() + 2) {
+            return Err(MuxError::BadHello);
+        }
+        let allowed = match kind {
+            HELLO => !self.greeted,
+            OPEN | CREDIT => length == 4,
+            ACCEPT | FINISH | RESET => length == 0,
+            DATA => length > 0 && length as usize <= MAX_DATA,
+            _ => false,
+        };
+        if allowed {
+            Ok(())
+        } else {
+            Err(MuxError::BadFrame { kind, length })
+        }
+    }
+
+    fn handle(&mut self, kind: u8, id: StreamId, payload: Vec<u8>) -> Result<(), MuxError> {
+        match kind {
+            HELLO => {
+                let (magic, version) = payload.split_at(MAGIC.len());
+                if magic != MAGIC {
+                    return Err(MuxError::BadHello);
+                }
+                self.greeted = true;
+                self.events
+                    .push_back(Event::Hello(u16::from_le_bytes([version[0], version[1]])));
+            }
+            OPEN => self.peer_opened(id, word(&payload))?,
+            ACCEPT => {
+                if let Some(stream) = self.streams.get_mut(&id)
+                    && !std::mem::replace(&mut stream.accepted, true)
+                {
+                    self.events.push_back(Event::Accepted(id));
+                }
+            }
+            DATA => self.peer_sent(id, payload)?,
+            CREDIT => {
+                if let Some(stream) = self.streams.get_mut(&id) {
+                    stream.send_credit = stream
+                        .send_credit
+                        .saturating_add(word(&payload))
+                        .min(WINDOW);
+                }
+            }
+            FINISH => {
+                if let Some(stream) = self.streams.get_mut(&id)
+                    && !std::mem::replace(&mut stream.received_finish, true)
+                {
+                    self.events.push_back(Event::Finished(id));
+                    self.forget_if_done(id);
+                }
+            }
+            _ => {
+                if self.streams.remove(&id).is_some() {
+                    self.events.push_back(Event::Reset(id));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn peer_opened(&mut self, id: StreamId, port: u32) -> Result<(), MuxError> {
+        let peer_parity = if self.side == Side::Host { 0 } else { 1 };
+        if id == 0 || id % 2 != peer_parity || self.streams.contains_key(&id) {
+            return Err(MuxError::BadOpen(id));
+        }
+        if self.streams.len() >= 2 * MAX_STREAMS {
+            self.frame(RESET, id, &[]);
+            return Ok(());
+        }
+        self.streams.insert(id, Stream::new(false));
+        self.events.push_back(Event::Opened(id, port));
+        Ok(())
+    }
+
+    fn peer_sent(&mut self, id: StreamId, payload: Vec<u8>) -> Result<(), MuxError> {
+        // Data for a stream that we reset a moment ago is still under way: drop it.
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return Ok(());
+        };
+        let length = payload.len() as u32;
+        if stream.received_finish || length > stream.receive_credit {
+            return Err(MuxError::Overrun(id));
+        }
+        stream.receive_credit -= length;
+        self.events.push_back(Event::Data(id, payload));
+        Ok(())
+    }
+
+    /// The next thing that the peer did.
+    pub fn next_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Asks the peer for a stream to a port. Data may be sent before it is accepted.
+    ///
+    /// # Errors
+    /// [`MuxError::TooManyStreams`].
+    pub fn open(&mut self, port: u32) -> Result<StreamId, MuxError> {
+        if self.streams.len() >= MAX_STREAMS {
+            return Err(MuxError::TooManyStreams);
+        }
+        let id = loop {
+            let id = self.next;
+            // Ids wrap after two thousand million streams; 0 is never used.
+            self.next = self
+                .next
+                .checked_add(2)
+                .unwrap_or(if self.side == Side::Host { 1 } else { 2 });
+            if !self.streams.contains_key(&id) {
+                break id;
+            }
+        };
+        self.streams.insert(id, Stream::new(false));
+        self.frame(OPEN, id, &port.to_le_bytes());
+        Ok(id)
+    }
+
+    /// Accepts a stream that the peer opened.
+    pub fn accept(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.accepted = true;
+            self.frame(ACCEPT, id, &[]);
+        }
+    }
+
+    /// Ends a stream in both directions; pending data of it may be lost.
+    pub fn reset(&mut self, id: StreamId) {
+        if self.streams.remove(&id).is_some() {
+            self.frame(RESET, id, &[]);
+        }
+    }
+
+    /// Says that we will send no more on this stream.
+    pub fn finish(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.get_mut(&id)
+            && !std::mem::replace(&mut stream.sent_finish, true)
+        {
+            self.frame(FINISH, id, &[]);
+            self.forget_if_done(id);
+        }
+    }
+
+    /// How many bytes [`Mux::send`] would take now.
+    pub fn writable(&self, id: StreamId) -> usize {
+        if self.output().len() >= OUTPUT_HIGH_WATER {
+            return 0;
+        }
+        match self.streams.get(&id) {
+            Some(stream) if !stream.sent_finish => stream.send_credit as usize,
+            _ => 0,
+        }
+    }
+
+    /// Queues as much of `bytes` as the stream's credit and the channel allow; returns how much.
+    pub fn send(&mut self, id: StreamId, bytes: &[u8]) -> usize {
+        let bytes = &bytes[..bytes.len().min(self.writable(id))];
+        for chunk in bytes.chunks(MAX_DATA) {
+            self.frame(DATA, id, chunk);
+        }
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.send_credit -= bytes.len() as u32;
+        }
+        bytes.len()
+    }
+
+    /// Gives credit back to the peer for received bytes that left our memory.
+    pub fn consumed(&mut self, id: StreamId, bytes: usize) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        stream.unreturned += bytes as u32;
+        // Returned in quarters of the window, so that credit frames stay rare.
+        if stream.unreturned >= WINDOW / 4 && !stream.received_finish {
+            let credit = std::mem::take(&mut stream.unreturned);
+            stream.receive_credit += credit;
+            self.frame(CREDIT, id, &credit.to_le_bytes());
+        }
+    }
+
+    /// Number of streams that are open in at least one direction.
+    pub fn streams(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// Whether the stream is open in at least one direction.
+    pub fn is_open(&self, id: StreamId) -> bool {
+        self.streams.contains_key(&id)
+    }
+
+    /// Bytes for the channel.
+    pub fn output(&self) -> &[u8] {
+        &self.output[self.output_start..]
+    }
+
+    /// The channel took this many bytes of [`Mux::output`].
+    pub fn sent(&mut self, bytes: usize) {
+        self.output_start += bytes;
+        if self.output_start == self.output.len() {
+            self.output.clear();
+            self.output_start = 0;
+            self.output.shrink_to(OUTPUT_HIGH_WATER);
+        } else if self.output_start >= OUTPUT_HIGH_WATER {
+            self.output.drain(..self.output_start);
+            self.output_start = 0;
+        }
+    }
+
+    fn forget_if_done(&mut self, id: StreamId) {
+        if self
+            .streams
+            .get(&id)
+            .is_some_and(|s| s.sent_finish && s.received_finish)
+        {
+            self.streams.remove(&id);
+        }
+    }
+
+    fn frame(&mut self, kind: u8, id: StreamId, payload: &[u8]) {
+        self.output.extend_from_slice(&[kind, 0, 0, 0]);
+        self.output.extend_from_slice(&id.to_le_bytes());
+        self.output
+            .extend_from_slice(&(payload.len() as u32).to_le_bytes());
+        self.output.extend_from_slice(payload);
+    }
+}
+
+fn word(payload: &[u8]) -> u32 {
+    payload
+        .first_chunk()
+        .map_or(0, |bytes| u32::from_le_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn pair() -> (Mux, Mux) {
+        let (mut host, mut guest) = (Mux::new(Side::Host), Mux::new(Side::Guest));
+        pump(&mut host, &mut guest, 7);
+        assert_eq!(host.next_event(), Some(Event::Hello(crate::PROTOCOL)));
+        assert_eq!(guest.next_event(), Some(Event::Hello(crate::PROTOCOL)));
+        (host, guest)
+    }
+
+    fn pump(a: &mut Mux, b: &mut Mux, chunk: usize) {
+        loop {
+            let (to_b, to_a) = (a.output().len(), b.output().len());
+            if to_a + to_b == 0 {
+                return;
+            }
+            let bytes = a.output()[..to_b.min(chunk)].to_vec();
+            a.sent(bytes.len());
+            b.receive(&bytes).unwrap();
+            let bytes = b.output()[..to_a.min(chunk)].to_vec();
+            b.sent(bytes.len());
+            a.receive(&bytes).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_stream_opens_carries_both_ways_and_closes_half_by_half() {
+        let (mut host, mut guest) = pair();
+        let id = host.open(1024).unwrap();
+        assert_eq!(host.send(id, b"early"), 5);
+        pump(&mut host, &mut guest, 3);
+        assert_eq!(guest.next_event(), Some(Event::Opened(id, 1024)));
+        guest.accept(id);
+        assert_eq!(guest.next_event(), Some(Event::Data(id, b"early".to_vec())));
+        guest.send(id, b"answer");
+        host.finish(id);
+        pump(&mut host, &mut guest, 3);
+        assert_eq!(host.next_event(), Some(Event::Accepted(id)));
+        assert_eq!(host.next_event(), Some(Event::Data(id, b"answer".to_vec())));
+        assert_eq!(guest.next_event(), Some(Event::Finished(id)));
+        assert_eq!(guest.send(id, b"more"), 4);
+        guest.finish(id);
+        pump(&mut host, &mut guest, 3);
+        assert_eq!(host.next_event(), Some(Event::Data(id, b"more".to_vec())));
+        assert_eq!(host.next_event(), Some(Event::Finished(id)));
+        assert_eq!((host.streams(), guest.streams()), (0, 0));
+    }
+
+    #[test]
+    fn a_receiver_that_does_not_read_stops_its_sender_only() {
+        let (mut host, mut guest) = pair();
+        let slow = host.open(1).unwrap();
+        let fast = host.open(2).unwrap();
+        let mut total = 0;
+        loop {
+            let sent = host.send(slow, &[0; 100_000]);
+            pump(&mut host, &mut guest, 100_000);
+            total += sent;
+            if sent == 0 {
+                break;
+            }
+        }
+        assert_eq!(total, WINDOW as usize);
+        assert_eq!(host.send(fast, b"x"), 1);
+        guest.consumed(slow, WINDOW as usize);
+        pump(&mut host, &mut guest, 100_000);
+        assert_eq!(host.writable(slow), WINDOW as usize);
+    }
+
+    #[test]
+    fn a_peer_that_ignores_its_credit_is_cut_off() {
+        let (mut host, mut guest) = pair();
+        let id = host.open(1).unwrap();
+        pump(&mut host, &mut guest, 1000);
+        let mut frame = vec![DATA, 0, 0, 0];
+        frame.extend_from_slice(&id.to_le_bytes());
+        frame.extend_from_slice(&(MAX_DATA as u32).to_le_bytes());
+        frame.resize(HEADER + MAX_DATA, 0);
+        for _ in 0..WINDOW as usize / MAX_DATA {
+            guest.receive(&frame).unwrap();
+        }
+        assert_eq!(guest.receive(&frame), Err(MuxError::Overrun(id)));
+    }
+
+    #[test]
+    fn only_a_hello_of_ours_begins_a_channel() {
+        assert_eq!(
+            Mux::new(Side::Host).receive(b"SSH-2.0-OpenSSH_9"),
+            Err(MuxError::BadHello)
+        );
+        let mut frame = vec![HELLO, 0, 0, 0, 0, 0, 0, 0, 10, 0, 0, 0];
+        frame.extend_from_slice(b"bngrmuxX\x01\x00");
+        assert_eq!(
+            Mux::new(Side::Host).receive(&frame),
+            Err(MuxError::BadHello)
+        );
+    }
+
+    #[test]
+    fn streams_of_the_wrong_parity_are_refused() {
+        let (mut host, _) = pair();
+        let frame = [OPEN, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0, 1, 0, 0, 0];
+        assert_eq!(host.receive(&frame), Err(MuxError::BadOpen(3)));
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_an_error_or_nothing(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let (mut host, _) = pair();
+            let _ = host.receive(&bytes);
+        }
+
+        #[test]
+        fn any_interleaving_delivers_every_byte_in_order(
+            writes in prop::collection::vec((0usize..4, 1usize..90_000), 1..40),
+            chunk in 1000usize..70_000,
+        ) {
+            let (mut host, mut guest) = pair();
+            let ids: Vec<_> = (0..4).map(|p| host.open(p).unwrap()).collect();
+            let mut sent = [0u64; 4];
+            let mut received = [0u64; 4];
+            for (which, length) in writes {
+                let data: Vec<u8> = (0..length as u64).map(|i| ((sent[which] + i) % 251) as u8).collect();
+                let mut rest = &data[..];
+                while !rest.is_empty() {
+                    let n = host.send(ids[which], rest);
+                    sent[which] += n as u64;
+                    rest = &rest[n..];
+                    pump(&mut host, &mut guest, chunk);
+                    while let Some(event) = guest.next_event() {
+                        if let Event::Data(id, bytes) = event {
+                            let at = ids.iter().position(|i| *i == id).unwrap();
+                            for byte in &bytes {
+                                prop_assert_eq!(*byte, (received[at] % 251) as u8);
+                                received[at] += 1;
+                            }
+                            guest.consumed(id, bytes.len());
+                        }
+                    }
+                    pump(&mut host, &mut guest, chunk);
+                }
+            }
+            prop_assert_eq!(sent, received);
+        }
+    }
+}
