@@ -1,0 +1,19 @@
+//! Names, digests, records and error conventions that every part shares. No I/O but random ids.
+
+mod digest;
+mod failure;
+mod id;
+mod name;
+mod nearest;
+mod record;
+mod reference;
+mod size;
+
+pub use digest::{Digest, DigestError};
+pub use failure::{Diagnose, Exit};
+pub use id::{IdError, ImageId, KernelId, VmId};
+pub use name::{KernelName, NameError, VmName};
+pub use nearest::nearest;
+pub use record::{ImageRecord, KernelRecord, OciConfig, Record, SCHEMA, VmRecord, VmState};
+pub use reference::{Reference, ReferenceError};
+pub use size::{ByteSize, SizeError};

@@ -1,0 +1,210 @@
+//! The records that commands print with `--json` and pass to each other through pipes.
+//!
+//! One line each: `{"kind":"image","schema":1,…}`. Fields are only ever added; a reader ignores
+//! what it does not know.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ByteSize, Digest, ImageId, KernelId, KernelName, VmId, VmName};
+
+/// Version of the records; raised when a field changes its meaning.
+pub const SCHEMA: u32 = 1;
+
+/// Any record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Record {
+    /// An image.
+    Image(ImageRecord),
+    /// A kernel.
+    Kernel(KernelRecord),
+    /// A VM.
+    Vm(VmRecord),
+}
+
+impl Record {
+    /// `image`, `kernel` or `vm`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Record::Image(_) => "image",
+            Record::Kernel(_) => "kernel",
+            Record::Vm(_) => "vm",
+        }
+    }
+
+    /// The id, whatever the kind.
+    pub fn id(&self) -> &str {
+        match self {
+            Record::Image(image) => image.id.as_str(),
+            Record::Kernel(kernel) => kernel.id.as_str(),
+            Record::Vm(vm) => vm.id.as_str(),
+        }
+    }
+}
+
+/// An image in the store: a file system and how to run what is in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRecord {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Random id.
+    pub id: ImageId,
+    /// Names that point to it, sorted; the first one is the one to show. May be empty.
+    pub names: Vec<String>,
+    /// Digest of the manifest, or of the content for images that never had one.
+    pub digest: Digest,
+    /// Where it came from: a reference, or a description of the import.
+    pub source: String,
+    /// OCI architecture, such as `amd64`.
+    pub architecture: String,
+    /// File system type of the image file: `ext4` or `erofs`.
+    pub filesystem: String,
+    /// Length of the image file.
+    pub size: ByteSize,
+    /// Bytes of it that are in use.
+    pub used: ByteSize,
+    /// How to run it.
+    pub config: OciConfig,
+    /// Publication time, milliseconds since 1970.
+    pub created_ms: u64,
+    /// Something was made by the command that prints this.
+    #[serde(default)]
+    pub changed: bool,
+}
+
+/// The part of an OCI image configuration that matters at run time (image-spec, config.md).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OciConfig {
+    /// `NAME=value`.
+    #[serde(default)]
+    pub env: Vec<String>,
+    /// `user[:group]` by name or number; empty is root.
+    #[serde(default)]
+    pub user: String,
+    /// Absolute path; empty is `/`.
+    #[serde(default)]
+    pub working_dir: String,
+    /// First words of the command.
+    #[serde(default)]
+    pub entrypoint: Vec<String>,
+    /// Last words of the command, replaced by what the user gives.
+    #[serde(default)]
+    pub cmd: Vec<String>,
+}
+
+/// A kernel in the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelRecord {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Random id.
+    pub id: KernelId,
+    /// Unique name.
+    pub name: KernelName,
+    /// `uname -r` of it, read from the kernel or its package.
+    pub release: String,
+    /// Architecture in OCI's words, such as `amd64`.
+    pub architecture: String,
+    /// Digest of the imported file.
+    pub digest: Digest,
+    /// Where it came from.
+    pub source: String,
+    /// An uncompressed ELF kernel is there.
+    pub vmlinux: bool,
+    /// Number of modules in its module image; 0 when it has none.
+    pub modules: u64,
+    /// Publication time, milliseconds since 1970.
+    pub created_ms: u64,
+    /// Something was made by the command that prints this.
+    #[serde(default)]
+    pub changed: bool,
+}
+
+/// A VM: what was asked for, and its state at this moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmRecord {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Random id.
+    pub id: VmId,
+    /// Unique name.
+    pub name: VmName,
+    /// State now, as the kernel tells it.
+    pub state: VmState,
+    /// Its image.
+    pub image: ImageId,
+    /// The image's name when the VM was made.
+    pub image_name: String,
+    /// Its kernel.
+    pub kernel: KernelId,
+    /// Number of virtual processors.
+    pub cpus: u32,
+    /// Memory.
+    pub memory: ByteSize,
+    /// Largest size of its own disk.
+    pub disk: ByteSize,
+    /// `user` or `none`.
+    pub network: String,
+    /// `qemu`.
+    pub vmm: String,
+    /// Process id of the VMM while it runs.
+    #[serde(default)]
+    pub pid: Option<u32>,
+    /// Creation time, milliseconds since 1970.
+    pub created_ms: u64,
+    /// Start of the current run, milliseconds since 1970.
+    #[serde(default)]
+    pub started_ms: Option<u64>,
+    /// Something was done by the command that prints this.
+    #[serde(default)]
+    pub changed: bool,
+}
+
+/// State of a VM, never stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VmState {
+    /// Nothing runs.
+    Stopped,
+    /// The VMM runs, the guest is not ready.
+    Starting,
+    /// The guest serves commands.
+    Running,
+    /// A stop is under way.
+    Stopping,
+    /// The VMM runs without its monitor; stop or kill it.
+    Orphaned,
+}
+
+impl std::fmt::Display for VmState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            VmState::Stopped => "stopped",
+            VmState::Starting => "starting",
+            VmState::Running => "running",
+            VmState::Stopping => "stopping",
+            VmState::Orphaned => "orphaned",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_of_a_newer_minor_version_is_read() {
+        let line = format!(
+            r#"{{"kind":"kernel","schema":1,"id":"00112233445566aa","name":"k","release":"6.1","architecture":"amd64",
+            "digest":"sha256:{}","source":"x.deb","vmlinux":true,"modules":3,"created_ms":1,"new_field":[1]}}"#,
+            "0".repeat(64)
+        );
+        let record: Record = serde_json::from_str(&line).unwrap();
+        assert_eq!((record.kind(), record.id()), ("kernel", "00112233445566aa"));
+        let text = serde_json::to_string(&record).unwrap();
+        assert!(
+            text.starts_with(r#"{"kind":"kernel","schema":1,"id":"#),
+            "{text}"
+        );
+    }
+}
