@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub mod kind {
     /// JSON [`super::Call`]; the first frame of every stream.
     pub const CALL: u8 = 1;
-    /// Bytes for the command's standard input.
+    /// Bytes for the command's standard input, at most [`super::STDIN_WINDOW`] ahead of the credit.
     pub const STDIN: u8 = 2;
     /// The command's standard input is closed.
     pub const STDIN_END: u8 = 3;
@@ -30,10 +30,15 @@ pub mod kind {
     pub const STDERR: u8 = 68;
     /// JSON [`super::Exit`]; the last frame.
     pub const EXIT: u8 = 69;
+    /// The command took this many bytes of standard input, one little-endian `u32`.
+    pub const STDIN_CREDIT: u8 = 70;
 }
 
 /// Largest piece of standard input or output in one frame, in bytes.
 pub const CHUNK: usize = 32 * 1024;
+/// Bytes of standard input that may be sent and not yet credited. The agent holds them, so that a
+/// signal behind them arrives even when the command does not read its input.
+pub const STDIN_WINDOW: usize = 256 * 1024;
 
 /// The first frame of a stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
