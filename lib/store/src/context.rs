@@ -1,0 +1,202 @@
+//! Where everything is. Every path comes from here, so that one flag or variable moves all of it.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use lib_model::{ImageId, KernelId, VmId};
+
+use crate::StoreError;
+use crate::runtime_dir::private_dir;
+
+/// The directories of one store.
+#[derive(Debug, Clone)]
+pub struct Context {
+    data: PathBuf,
+    runtime: PathBuf,
+    libexec: PathBuf,
+}
+
+impl Context {
+    /// Resolves the directories from a flag and the environment; touches nothing.
+    ///
+    /// State: `--store`, `BANGER_STORE`, `$XDG_DATA_HOME/banger`, `~/.local/share/banger`.
+    /// Sockets: `BANGER_RUNTIME_DIR`, `$XDG_RUNTIME_DIR/banger`, `/tmp/banger-$UID`.
+    /// Helpers: `BANGER_LIBEXEC_DIR`, `../libexec/banger` from the executable.
+    ///
+    /// # Errors
+    /// No home directory, or a relative path in a variable.
+    pub fn from_environment(
+        store: Option<&Path>,
+        variable: impl Fn(&'static str) -> Option<OsString>,
+    ) -> Result<Self, StoreError> {
+        let path = |name| match variable(name).filter(|v| !v.is_empty()).map(PathBuf::from) {
+            Some(path) if path.is_absolute() => Ok(Some(path)),
+            Some(path) => Err(StoreError::RelativePath {
+                variable: name,
+                value: path.to_string_lossy().into_owned(),
+            }),
+            None => Ok(None),
+        };
+        let data = if let Some(flag) = store {
+            std::path::absolute(flag).map_err(crate::io_error("resolve", flag))?
+        } else if let Some(data) = path("BANGER_STORE")? {
+            data
+        } else if let Some(data) = path("XDG_DATA_HOME")? {
+            data.join("banger")
+        } else {
+            path("HOME")?
+                .ok_or(StoreError::NoHome)?
+                .join(".local/share/banger")
+        };
+        let runtime = if let Some(runtime) = path("BANGER_RUNTIME_DIR")? {
+            runtime
+        } else if let Some(runtime) = path("XDG_RUNTIME_DIR")? {
+            runtime.join("banger")
+        } else {
+            PathBuf::from(format!("/tmp/banger-{}", nix::unistd::geteuid()))
+        };
+        let libexec = match path("BANGER_LIBEXEC_DIR")? {
+            Some(libexec) => libexec,
+            None => std::env::current_exe()
+                .ok()
+                .and_then(|exe| Some(exe.parent()?.parent()?.join("libexec/banger")))
+                .unwrap_or_else(|| PathBuf::from("/usr/libexec/banger")),
+        };
+        Ok(Context {
+            data,
+            runtime,
+            libexec,
+        })
+    }
+
+    /// Root of the store.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// The database file.
+    pub fn database(&self) -> PathBuf {
+        self.data.join("banger.db")
+    }
+
+    /// An OCI image layout that other tools can read (image-spec, image-layout.md).
+    pub fn blobs(&self) -> PathBuf {
+        self.data.join("blobs")
+    }
+
+    /// Directory of an image.
+    pub fn image(&self, id: &ImageId) -> PathBuf {
+        self.data.join("images").join(id.as_str())
+    }
+
+    /// The file system of an image.
+    pub fn image_disk(&self, id: &ImageId) -> PathBuf {
+        self.image(id).join("rootfs.img")
+    }
+
+    /// Directory of a kernel.
+    pub fn kernel(&self, id: &KernelId) -> PathBuf {
+        self.data.join("kernels").join(id.as_str())
+    }
+
+    /// Directory of a VM: disks, logs, locks.
+    pub fn vm(&self, id: &VmId) -> PathBuf {
+        self.data.join("vms").join(id.as_str())
+    }
+
+    /// Made anew from what is in the store whenever something is missing.
+    pub fn cache(&self) -> PathBuf {
+        self.data.join("cache")
+    }
+
+    /// Lock files; never removed.
+    pub fn locks(&self) -> PathBuf {
+        self.data.join("locks")
+    }
+
+    pub(crate) fn staging(&self) -> PathBuf {
+        self.data.join("staging")
+    }
+
+    pub(crate) fn trash(&self) -> PathBuf {
+        self.data.join("trash")
+    }
+
+    /// Runtime directory of a VM, whether it exists or not. Short, because socket paths end at 107 bytes.
+    pub fn vm_runtime(&self, id: &VmId) -> PathBuf {
+        self.runtime.join(id.as_str())
+    }
+
+    /// Makes the runtime directory of a VM, and checks that no other user can reach into it.
+    ///
+    /// # Errors
+    /// [`StoreError::UnsafeDirectory`] when somebody else made it first.
+    pub fn make_vm_runtime(&self, id: &VmId) -> Result<PathBuf, StoreError> {
+        private_dir(&self.runtime)?;
+        let directory = self.vm_runtime(id);
+        private_dir(&directory)?;
+        Ok(directory)
+    }
+
+    /// A helper executable such as `banger-monitor`.
+    pub fn helper(&self, name: &str) -> PathBuf {
+        self.libexec.join(name)
+    }
+
+    /// Makes the store's directories, private to the user.
+    ///
+    /// # Errors
+    /// When one cannot be made or is not safe.
+    pub(crate) fn make_directories(&self) -> Result<(), StoreError> {
+        if let Some(parent) = self.data.parent() {
+            std::fs::create_dir_all(parent).map_err(crate::io_error("create", parent))?;
+        }
+        private_dir(&self.data)?;
+        for directory in [
+            "images", "kernels", "vms", "blobs", "cache", "locks", "locks/vm", "staging", "trash",
+        ] {
+            private_dir(&self.data.join(directory))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn context(variables: &[(&str, &str)]) -> Result<Context, StoreError> {
+        Context::from_environment(None, |name| {
+            variables
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| OsString::from(value))
+        })
+    }
+
+    #[test]
+    fn directories_follow_the_environment() {
+        let plain = context(&[("HOME", "/home/u")]).unwrap();
+        assert_eq!(plain.data(), Path::new("/home/u/.local/share/banger"));
+        let xdg = context(&[("XDG_DATA_HOME", "/d"), ("XDG_RUNTIME_DIR", "/r")]).unwrap();
+        assert_eq!(
+            (xdg.data(), &*xdg.runtime),
+            (Path::new("/d/banger"), Path::new("/r/banger"))
+        );
+        let own = context(&[
+            ("BANGER_STORE", "/s"),
+            ("HOME", "/h"),
+            ("BANGER_RUNTIME_DIR", "/q"),
+        ])
+        .unwrap();
+        assert_eq!(
+            (own.data(), &*own.runtime),
+            (Path::new("/s"), Path::new("/q"))
+        );
+        assert!(matches!(context(&[]), Err(StoreError::NoHome)));
+        assert!(matches!(
+            context(&[("BANGER_STORE", "s")]),
+            Err(StoreError::RelativePath { .. })
+        ));
+    }
+}

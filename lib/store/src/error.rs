@@ -1,0 +1,170 @@
+//! Errors of the store.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use lib_model::{Diagnose, Exit};
+
+/// What can go wrong with stored state.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A file operation failed.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// In the imperative: `create`, `rename`.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// SQLite refused.
+    #[error("the database {} failed", path.display())]
+    Database {
+        /// The database file.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// Made by a newer banger that this one cannot share it with.
+    #[error("the store {} has format {found}, this banger knows up to {known}", path.display())]
+    Newer {
+        /// The database file.
+        path: PathBuf,
+        /// Its `user_version`.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// A directory that others can write to, or that is not ours.
+    #[error("{} is not safe to use: {reason}", path.display())]
+    UnsafeDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Nothing of that name or id.
+    #[error("there is no {kind} `{selector}`")]
+    NotFound {
+        /// `image`, `kernel` or `VM`.
+        kind: &'static str,
+        /// As given.
+        selector: String,
+        /// A known name that is close.
+        nearest: Option<String>,
+    },
+    /// An id prefix that matches several.
+    #[error("`{selector}` matches several {kind}s: {}", matches.join(", "))]
+    Ambiguous {
+        /// `image`, `kernel` or `VM`.
+        kind: &'static str,
+        /// As given.
+        selector: String,
+        /// What it matches.
+        matches: Vec<String>,
+    },
+    /// The name belongs to something else.
+    #[error("the {kind} name `{name}` is taken")]
+    NameTaken {
+        /// `image`, `kernel` or `VM`.
+        kind: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// VMs refer to it.
+    #[error("the {kind} `{name}` is in use by {}", users.join(", "))]
+    InUse {
+        /// `image` or `kernel`.
+        kind: &'static str,
+        /// The name or id.
+        name: String,
+        /// Names of the VMs.
+        users: Vec<String>,
+    },
+    /// A row that does not parse; only a defect or an edited database makes one.
+    #[error("the database row of {what} is damaged: {reason}")]
+    DamagedRow {
+        /// Table and id.
+        what: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// No place for the state.
+    #[error("neither HOME nor XDG_DATA_HOME is set")]
+    NoHome,
+    /// An environment variable holds no usable path.
+    #[error("{variable} is `{value}`, which is no absolute path")]
+    RelativePath {
+        /// Name of the variable or flag.
+        variable: &'static str,
+        /// Its value.
+        value: String,
+    },
+}
+
+impl Diagnose for StoreError {
+    fn exit(&self) -> Exit {
+        match self {
+            StoreError::NotFound { .. } => Exit::NotFound,
+            StoreError::NameTaken { .. } | StoreError::InUse { .. } => Exit::Busy,
+            StoreError::Ambiguous { .. } | StoreError::NoHome | StoreError::RelativePath { .. } => {
+                Exit::Usage
+            }
+            _ => Exit::Failed,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            StoreError::NotFound {
+                nearest: Some(name),
+                ..
+            } => Some(format!("did you mean `{name}`?")),
+            StoreError::NotFound {
+                kind: "image",
+                selector,
+                ..
+            } => Some(format!(
+                "banger-image pull {selector}   (banger-image list shows what is here)"
+            )),
+            StoreError::NotFound { kind: "kernel", .. } => {
+                Some("banger-image kernel list   (or: banger-image kernel import FILE)".into())
+            }
+            StoreError::NotFound { .. } => Some("banger-vm list --all".into()),
+            StoreError::Ambiguous { .. } => Some("type more characters of the id".into()),
+            StoreError::NameTaken { kind: "VM", name } => Some(format!(
+                "choose another --name, or: banger-vm delete {name}"
+            )),
+            StoreError::NameTaken { .. } => Some("choose another --name".into()),
+            StoreError::InUse { users, .. } => {
+                Some(format!("banger-vm delete {}", users.join(" ")))
+            }
+            StoreError::Newer { .. } => {
+                Some("run the newer banger, or choose another --store".into())
+            }
+            StoreError::NoHome => Some("set HOME, or choose a place with --store DIR".into()),
+            StoreError::UnsafeDirectory { .. } => {
+                Some("set XDG_RUNTIME_DIR to a directory of your own with mode 0700".into())
+            }
+            StoreError::Database { path, .. } => Some(format!(
+                "is {} a readable, writable SQLite database?",
+                path.display()
+            )),
+            StoreError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                Some("free some disk space; nothing half-made was kept".into())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// For `map_err`: an I/O error with what was tried and on what.
+pub fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    let path = path.to_owned();
+    move |source| StoreError::Io {
+        action,
+        path,
+        source,
+    }
+}

@@ -1,0 +1,341 @@
+//! Images: publication, names, look-up, deletion.
+
+use std::fs;
+
+use lib_model::{ByteSize, Digest, ImageId, ImageRecord, OciConfig, Reference, SCHEMA, nearest};
+use rusqlite::{OptionalExtension, Row};
+
+use crate::staging::move_to_trash;
+use crate::{ImagesGuard, Staged, Store, StoreError, now_ms};
+
+/// What is known of an image before it is published.
+#[derive(Debug, Clone)]
+pub struct NewImage {
+    /// Digest of the manifest, or of the content.
+    pub digest: Digest,
+    /// Where it came from.
+    pub source: String,
+    /// OCI architecture.
+    pub architecture: String,
+    /// File system type of `rootfs.img`.
+    pub filesystem: String,
+    /// Length of the image file.
+    pub size: ByteSize,
+    /// Bytes in use.
+    pub used: ByteSize,
+    /// How to run it.
+    pub config: OciConfig,
+}
+
+impl Store {
+    /// All images, newest first.
+    ///
+    /// # Errors
+    /// A database that cannot be read.
+    pub fn images(&self) -> Result<Vec<ImageRecord>, StoreError> {
+        let failed = self.failed();
+        let mut statement = self
+            .connection
+            .prepare_cached(&format!("{SELECT} ORDER BY created_ms DESC, id"))
+            .map_err(&failed)?;
+        let rows = statement
+            .query_map([], |row| Ok(image(row)))
+            .map_err(&failed)?;
+        rows.map(|row| row.map_err(&failed)?).collect()
+    }
+
+    /// The image of this name, id, or unique id prefix.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] with the nearest name, [`StoreError::Ambiguous`].
+    pub fn image(&self, selector: &str) -> Result<ImageRecord, StoreError> {
+        let name =
+            Reference::try_from(selector).map_or_else(|_| selector.to_owned(), |r| r.familiar());
+        if let Some(image) = self.one_image(
+            "id = (SELECT image FROM image_names WHERE name = ?1)",
+            &name,
+        )? {
+            return Ok(image);
+        }
+        let ids = self.ids_by_prefix("images", selector)?;
+        match &ids[..] {
+            [id] => self.image_by_id(id),
+            [] => {
+                let names = self.image_names()?;
+                Err(StoreError::NotFound {
+                    kind: "image",
+                    selector: selector.to_owned(),
+                    nearest: nearest(&name, names.iter().map(String::as_str)).map(str::to_owned),
+                })
+            }
+            _ => Err(StoreError::Ambiguous {
+                kind: "image",
+                selector: selector.to_owned(),
+                matches: ids,
+            }),
+        }
+    }
+
+    /// The newest image with this manifest digest and file system.
+    ///
+    /// # Errors
+    /// A database that cannot be read.
+    pub fn image_by_digest(&self, digest: &Digest) -> Result<Option<ImageRecord>, StoreError> {
+        self.one_image(
+            "digest = ?1 ORDER BY created_ms DESC LIMIT 1",
+            digest.as_str(),
+        )
+    }
+
+    pub(crate) fn image_by_id(&self, id: &str) -> Result<ImageRecord, StoreError> {
+        self.one_image("id = ?1", id)?
+            .ok_or_else(|| StoreError::NotFound {
+                kind: "image",
+                selector: id.to_owned(),
+                nearest: None,
+            })
+    }
+
+    fn one_image(&self, condition: &str, value: &str) -> Result<Option<ImageRecord>, StoreError> {
+        let failed = self.failed();
+        self.connection
+            .prepare_cached(&format!("{SELECT} WHERE {condition}"))
+            .map_err(&failed)?
+            .query_row([value], |row| Ok(image(row)))
+            .optional()
+            .map_err(failed)?
+            .transpose()
+    }
+
+    /// All names of images, sorted; for completion too.
+    ///
+    /// # Errors
+    /// A database that cannot be read.
+    pub fn image_names(&self) -> Result<Vec<String>, StoreError> {
+        self.strings("SELECT name FROM image_names ORDER BY name")
+    }
+
+    /// The publication atom: staging becomes the image's directory, then its row appears.
+    ///
+    /// The files in `staged` are synced by the caller. A name that another image has moves here.
+    ///
+    /// # Errors
+    /// When the rename or the row fails; then nothing is published.
+    pub fn publish_image(
+        &mut self,
+        _guard: &ImagesGuard<'_>,
+        staged: Staged,
+        new: &NewImage,
+        name: Option<&str>,
+    ) -> Result<ImageRecord, StoreError> {
+        self.sweep_unpublished("images")?;
+        let id = ImageId::random()
+            .map_err(crate::io_error("name an image in", self.context().data()))?;
+        staged.publish(&self.context().image(&id))?;
+        let config =
+            serde_json::to_string(&new.config).map_err(|error| StoreError::DamagedRow {
+                what: format!("image {id}"),
+                reason: error.to_string(),
+            })?;
+        self.write(|transaction| {
+            transaction.execute(
+                "INSERT INTO images (id, digest, source, architecture, filesystem, size, used, config, created_ms)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                rusqlite::params![
+                    id.as_str(),
+                    new.digest.as_str(),
+                    new.source,
+                    new.architecture,
+                    new.filesystem,
+                    new.size.0.cast_signed(),
+                    new.used.0.cast_signed(),
+                    config,
+                    now_ms().cast_signed(),
+                ],
+            )?;
+            if let Some(name) = name {
+                transaction
+                    .execute("INSERT OR REPLACE INTO image_names (name, image) VALUES (?1, ?2)", [
+                        name,
+                        id.as_str(),
+                    ])?;
+            }
+            Ok(())
+        })?;
+        Ok(ImageRecord {
+            changed: true,
+            ..self.image_by_id(id.as_str())?
+        })
+    }
+
+    /// Points a name to an image; returns whether that changed anything.
+    ///
+    /// # Errors
+    /// When the row cannot be written.
+    pub fn name_image(
+        &mut self,
+        _guard: &ImagesGuard<'_>,
+        id: &ImageId,
+        name: &str,
+    ) -> Result<bool, StoreError> {
+        self.write(|transaction| {
+            let changed = transaction.execute(
+                "INSERT INTO image_names (name, image) VALUES (?1, ?2)
+                 ON CONFLICT (name) DO UPDATE SET image = excluded.image WHERE image != excluded.image",
+                [name, id.as_str()],
+            )?;
+            Ok(changed > 0)
+        })
+    }
+
+    /// Deletes an image that no VM uses: the row, then the files.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] with the names of the VMs.
+    pub fn delete_image(
+        &mut self,
+        _guard: &ImagesGuard<'_>,
+        id: &ImageId,
+    ) -> Result<(), StoreError> {
+        let users = self.vms_that_use("image", id.as_str())?;
+        if !users.is_empty() {
+            return Err(StoreError::InUse {
+                kind: "image",
+                name: id.to_string(),
+                users,
+            });
+        }
+        self.write(|transaction| {
+            transaction.execute("DELETE FROM images WHERE id = ?1", [id.as_str()])
+        })?;
+        let directory = self.context().image(id);
+        if let Some(trash) = move_to_trash(self.context(), &directory)? {
+            // The row is gone; what cannot be unlinked now is swept later.
+            let _ = fs::remove_dir_all(trash);
+        }
+        Ok(())
+    }
+}
+
+const SELECT: &str = "SELECT id, digest, source, architecture, filesystem, size, used, config, created_ms,
+    (SELECT json_group_array(name) FROM (SELECT name FROM image_names WHERE image = images.id ORDER BY name))
+    FROM images";
+
+fn image(row: &Row<'_>) -> Result<ImageRecord, StoreError> {
+    let id: String = row.get(0).unwrap_or_default();
+    let damaged = |reason: String| StoreError::DamagedRow {
+        what: format!("image {id}"),
+        reason,
+    };
+    let read = || -> Result<ImageRecord, Box<dyn std::error::Error>> {
+        Ok(ImageRecord {
+            schema: SCHEMA,
+            id: ImageId::try_from(id.as_str())?,
+            digest: Digest::try_from(row.get::<_, String>(1)?)?,
+            source: row.get(2)?,
+            architecture: row.get(3)?,
+            filesystem: row.get(4)?,
+            size: ByteSize(row.get::<_, i64>(5)?.cast_unsigned()),
+            used: ByteSize(row.get::<_, i64>(6)?.cast_unsigned()),
+            config: serde_json::from_str(&row.get::<_, String>(7)?)?,
+            created_ms: row.get::<_, i64>(8)?.cast_unsigned(),
+            names: serde_json::from_str(&row.get::<_, String>(9)?)?,
+            changed: false,
+        })
+    };
+    read().map_err(|error| damaged(error.to_string()))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::schema::tests::context;
+    use crate::{Locks, VmGuard};
+
+    pub(crate) fn new_image(byte: u8) -> NewImage {
+        NewImage {
+            digest: Digest::from_sha256([byte; 32]),
+            source: "test".into(),
+            architecture: "amd64".into(),
+            filesystem: "ext4".into(),
+            size: ByteSize(10),
+            used: ByteSize(5),
+            config: OciConfig {
+                env: vec!["A=b".into()],
+                ..OciConfig::default()
+            },
+        }
+    }
+
+    #[test]
+    fn an_image_is_published_found_renamed_and_deleted() {
+        let base = tempfile::tempdir().unwrap();
+        let context = context(base.path());
+        let mut store = Store::open(&context).unwrap();
+        let mut locks = Locks::new(&context, |_, _| {});
+        let guard = locks.images().unwrap();
+
+        let staged = Staged::new(&context).unwrap();
+        std::fs::write(staged.path().join("rootfs.img"), "disk").unwrap();
+        let first = store
+            .publish_image(&guard, staged, &new_image(1), Some("alpine:latest"))
+            .unwrap();
+        assert!(context.image_disk(&first.id).exists());
+        let unchanged = ImageRecord {
+            changed: false,
+            ..first.clone()
+        };
+        for selector in [
+            "alpine",
+            "docker.io/library/alpine:latest",
+            first.id.as_str(),
+            &first.id.as_str()[..6],
+        ] {
+            assert_eq!(store.image(selector).unwrap(), unchanged, "{selector}");
+        }
+
+        let staged = Staged::new(&context).unwrap();
+        let second = store
+            .publish_image(&guard, staged, &new_image(2), Some("alpine:latest"))
+            .unwrap();
+        assert_eq!(store.image("alpine").unwrap().id, second.id);
+        assert!(store.image(first.id.as_str()).unwrap().names.is_empty());
+        assert!(store.name_image(&guard, &first.id, "old:1").unwrap());
+        assert!(!store.name_image(&guard, &first.id, "old:1").unwrap());
+
+        store.delete_image(&guard, &first.id).unwrap();
+        assert!(!context.image(&first.id).exists());
+        let error = store.image("alpnie").unwrap_err();
+        assert!(
+            matches!(error, StoreError::NotFound { nearest: Some(n), .. } if n == "alpine:latest")
+        );
+    }
+
+    #[test]
+    fn a_final_directory_without_a_row_is_swept_by_the_next_publication() {
+        let base = tempfile::tempdir().unwrap();
+        let context = context(base.path());
+        let mut store = Store::open(&context).unwrap();
+        let orphan = context.data().join("images/00000000000000aa");
+        std::fs::create_dir(&orphan).unwrap();
+        let mut locks = Locks::new(&context, |_, _| {});
+        let guard = locks.images().unwrap();
+        store
+            .publish_image(&guard, Staged::new(&context).unwrap(), &new_image(1), None)
+            .unwrap();
+        assert!(!orphan.exists());
+    }
+
+    #[test]
+    fn the_guard_of_a_vm_gives_the_images_lock() {
+        let base = tempfile::tempdir().unwrap();
+        let context = context(base.path());
+        let mut store = Store::open(&context).unwrap();
+        let mut locks = Locks::new(&context, |_, _| {});
+        let mut vm: VmGuard<'_> = locks.vm(&lib_model::VmId::random().unwrap()).unwrap();
+        let images = vm.images().unwrap();
+        store
+            .publish_image(&images, Staged::new(&context).unwrap(), &new_image(1), None)
+            .unwrap();
+    }
+}

@@ -1,0 +1,31 @@
+//! Paths, locks, staging and the SQLite database: the only state there is.
+//!
+//! Durable intent is in the database; momentary reality (process ids, sockets) is not. Nothing
+//! here runs slowly under a lock, and no transaction outlives a call.
+
+mod context;
+mod error;
+mod image_rows;
+mod kernel_rows;
+mod locks;
+mod runtime_dir;
+mod schema;
+mod staging;
+mod vm_rows;
+
+pub use context::Context;
+pub use error::{StoreError, io_error};
+pub use image_rows::NewImage;
+pub use kernel_rows::NewKernel;
+pub use locks::{CreateGuard, Holder, ImagesGuard, LeafGuard, Locks, VmGuard};
+pub use runtime_dir::private_dir;
+pub use schema::Store;
+pub use staging::Staged;
+pub use vm_rows::{NewVm, VmRow, VmSpec};
+
+/// Milliseconds since 1970, for records.
+pub fn now_ms() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}

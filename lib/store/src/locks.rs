@@ -1,0 +1,277 @@
+//! The store's locks, in an order that the types enforce.
+//!
+//! `vm[id]` comes before `create` or `images`; leaf locks come last. A guard borrows what it was
+//! taken from mutably, so a second lock of the same level, or an earlier one, does not compile:
+//!
+//! ```compile_fail
+//! # fn wrong(mut locks: lib_store::Locks, id: &lib_model::VmId) -> Result<(), lib_store::StoreError> {
+//! let create = locks.create()?;
+//! let vm = locks.vm(id)?; // vm[id] after create
+//! drop(create);
+//! # Ok(()) }
+//! ```
+//!
+//! The files are locked with open file description locks (fcntl(2), F_OFD_SETLK): they fall when
+//! the last descriptor closes, whatever kills the process. Lock files are never removed.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::marker::PhantomData;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use lib_model::VmId;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::libc;
+use serde::{Deserialize, Serialize};
+
+use crate::{Context, StoreError, io_error, now_ms};
+
+/// Who holds a lock, as written into its file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Process id.
+    pub pid: u32,
+    /// Its command line, shortened.
+    pub command: String,
+    /// Milliseconds since 1970.
+    pub since_ms: u64,
+}
+
+type Waiting = Box<dyn Fn(&str, Option<&Holder>) + Send>;
+
+/// The right to take locks; a process makes one.
+pub struct Locks {
+    directory: PathBuf,
+    waiting: Waiting,
+}
+
+impl Locks {
+    /// `waiting` is told the lock's name and its holder before a wait begins.
+    pub fn new(
+        context: &Context,
+        waiting: impl Fn(&str, Option<&Holder>) + Send + 'static,
+    ) -> Self {
+        Locks {
+            directory: context.locks(),
+            waiting: Box::new(waiting),
+        }
+    }
+
+    /// `vm[id]`: held for the whole of start, stop, set and delete.
+    ///
+    /// # Errors
+    /// When the lock file cannot be opened or locked.
+    pub fn vm(&mut self, id: &VmId) -> Result<VmGuard<'_>, StoreError> {
+        let file = self.take(&format!("vm/{id}"))?;
+        Ok(VmGuard {
+            _file: file,
+            locks: self,
+        })
+    }
+
+    /// `create`: milliseconds, for the re-check of a name and the row.
+    ///
+    /// # Errors
+    /// When the lock file cannot be opened or locked.
+    pub fn create(&mut self) -> Result<CreateGuard<'_>, StoreError> {
+        Ok(CreateGuard {
+            _file: self.take("create")?,
+            _order: PhantomData,
+        })
+    }
+
+    /// `images`: milliseconds, for publication and deletion of images and kernels.
+    ///
+    /// # Errors
+    /// When the lock file cannot be opened or locked.
+    pub fn images(&mut self) -> Result<ImagesGuard<'_>, StoreError> {
+        Ok(ImagesGuard {
+            _file: self.take("images")?,
+            _order: PhantomData,
+        })
+    }
+
+    /// A leaf lock, such as one that lets equal pulls wait for each other. `name` is a file name.
+    ///
+    /// # Errors
+    /// When the lock file cannot be opened or locked.
+    pub fn leaf(&mut self, name: &str) -> Result<LeafGuard<'_>, StoreError> {
+        Ok(LeafGuard {
+            _file: self.take(name)?,
+            _order: PhantomData,
+        })
+    }
+
+    fn take(&self, name: &str) -> Result<File, StoreError> {
+        let path = self.directory.join(name);
+        let mut file = open_lock_file(&path)?;
+        if !try_lock(&file).map_err(io_error("lock", &path))? {
+            (self.waiting)(name, read_holder(&mut file).as_ref());
+            lock_and_wait(&file).map_err(io_error("lock", &path))?;
+        }
+        write_holder(&mut file).map_err(io_error("write", &path))?;
+        Ok(file)
+    }
+}
+
+/// Holds `vm[id]`.
+pub struct VmGuard<'a> {
+    _file: File,
+    locks: &'a mut Locks,
+}
+
+impl VmGuard<'_> {
+    /// `create`, after `vm[id]`.
+    ///
+    /// # Errors
+    /// As [`Locks::create`].
+    pub fn create(&mut self) -> Result<CreateGuard<'_>, StoreError> {
+        self.locks.create()
+    }
+
+    /// `images`, after `vm[id]`.
+    ///
+    /// # Errors
+    /// As [`Locks::images`].
+    pub fn images(&mut self) -> Result<ImagesGuard<'_>, StoreError> {
+        self.locks.images()
+    }
+}
+
+/// Holds `create`.
+pub struct CreateGuard<'a> {
+    _file: File,
+    _order: PhantomData<&'a mut Locks>,
+}
+
+/// Holds `images`.
+pub struct ImagesGuard<'a> {
+    _file: File,
+    _order: PhantomData<&'a mut Locks>,
+}
+
+/// Holds a leaf lock.
+pub struct LeafGuard<'a> {
+    _file: File,
+    _order: PhantomData<&'a mut Locks>,
+}
+
+pub(crate) fn open_lock_file(path: &Path) -> Result<File, StoreError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(OFlag::O_NOFOLLOW.bits())
+        .open(path)
+        .map_err(io_error("open the lock file", path))
+}
+
+pub(crate) fn try_lock(file: &File) -> std::io::Result<bool> {
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&whole_file())) {
+        Ok(_) => Ok(true),
+        Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn lock_and_wait(file: &File) -> std::io::Result<()> {
+    loop {
+        match fcntl(file, FcntlArg::F_OFD_SETLKW(&whole_file())) {
+            Ok(_) => return Ok(()),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn whole_file() -> libc::flock {
+    libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    }
+}
+
+fn read_holder(file: &mut File) -> Option<Holder> {
+    let mut text = String::new();
+    file.rewind().ok()?;
+    file.take(4096).read_to_string(&mut text).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+fn write_holder(file: &mut File) -> std::io::Result<()> {
+    let command: String = std::env::args().take(4).collect::<Vec<_>>().join(" ");
+    let holder = Holder {
+        pid: std::process::id(),
+        command: command.chars().take(200).collect(),
+        since_ms: now_ms(),
+    };
+    file.set_len(0)?;
+    file.rewind()?;
+    serde_json::to_writer(&mut *file, &holder)?;
+    file.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    fn context(base: &Path) -> Context {
+        let context = Context::from_environment(Some(&base.join("s")), |_| None).unwrap();
+        context.make_directories().unwrap();
+        context
+    }
+
+    #[test]
+    fn a_waiter_is_told_who_holds_the_lock_and_then_gets_it() {
+        let base = tempfile::tempdir().unwrap();
+        let context = context(base.path());
+        let mut first = Locks::new(&context, |_, _| {});
+        let guard = first.create().unwrap();
+        let (told, hears) = mpsc::channel();
+        let waiter = std::thread::spawn({
+            let context = context.clone();
+            move || {
+                let mut locks = Locks::new(&context, move |name, holder| {
+                    told.send((name.to_owned(), holder.cloned())).unwrap();
+                });
+                drop(locks.create().unwrap());
+            }
+        });
+        let (name, holder) = hears.recv().unwrap();
+        assert_eq!(
+            (name.as_str(), holder.unwrap().pid),
+            ("create", std::process::id())
+        );
+        drop(guard);
+        waiter.join().unwrap();
+    }
+
+    #[test]
+    fn a_lock_file_that_is_a_link_is_refused() {
+        let base = tempfile::tempdir().unwrap();
+        let context = context(base.path());
+        std::os::unix::fs::symlink("/etc/passwd", context.locks().join("images")).unwrap();
+        let mut locks = Locks::new(&context, |_, _| {});
+        assert!(matches!(locks.images(), Err(StoreError::Io { .. })));
+    }
+
+    #[test]
+    fn images_may_be_taken_under_a_vm_lock() {
+        let base = tempfile::tempdir().unwrap();
+        let context = context(base.path());
+        let mut locks = Locks::new(&context, |_, _| panic!("nobody else holds a lock"));
+        let id = VmId::random().unwrap();
+        let mut vm = locks.vm(&id).unwrap();
+        drop(vm.images().unwrap());
+        drop(vm.create().unwrap());
+        drop(vm);
+        drop(locks.vm(&id).unwrap());
+    }
+}

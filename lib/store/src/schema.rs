@@ -1,0 +1,242 @@
+//! The database: opening, migrations and the rules of its connection.
+//!
+//! Migrations go forward only and add where they can. `user_version` is the format;
+//! `meta.oldest_writer` is the oldest format whose banger may still write here.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+
+use crate::staging::sweep;
+use crate::{Context, StoreError};
+
+const FORMAT: i64 = 1;
+
+/// `MIGRATIONS[n]` leads from format n to n + 1; with it, the oldest format that may still write.
+const MIGRATIONS: &[(&str, i64)] = &[(
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+     CREATE TABLE images (
+        id TEXT PRIMARY KEY, digest TEXT NOT NULL, source TEXT NOT NULL, architecture TEXT NOT NULL,
+        filesystem TEXT NOT NULL, size INTEGER NOT NULL, used INTEGER NOT NULL, config TEXT NOT NULL,
+        created_ms INTEGER NOT NULL) STRICT;
+     CREATE INDEX images_by_digest ON images (digest);
+     CREATE TABLE image_names (
+        name TEXT PRIMARY KEY,
+        image TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE) STRICT, WITHOUT ROWID;
+     CREATE TABLE kernels (
+        id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, release TEXT NOT NULL, architecture TEXT NOT NULL,
+        digest TEXT NOT NULL, source TEXT NOT NULL, vmlinux INTEGER NOT NULL, modules INTEGER NOT NULL,
+        created_ms INTEGER NOT NULL) STRICT;
+     CREATE TABLE vms (
+        id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE,
+        image TEXT NOT NULL REFERENCES images (id) ON DELETE RESTRICT,
+        kernel TEXT NOT NULL REFERENCES kernels (id) ON DELETE RESTRICT,
+        spec TEXT NOT NULL, created_ms INTEGER NOT NULL) STRICT;
+     CREATE INDEX vms_by_image ON vms (image);
+     CREATE INDEX vms_by_kernel ON vms (kernel);",
+    1,
+)];
+
+/// An open store.
+pub struct Store {
+    context: Context,
+    pub(crate) connection: Connection,
+}
+
+impl Store {
+    /// Opens the store, making it when it is not there, and sweeps what dead commands left.
+    ///
+    /// # Errors
+    /// Unsafe or unwritable directories, a damaged or newer database.
+    pub fn open(context: &Context) -> Result<Self, StoreError> {
+        context.make_directories()?;
+        let path = context.database();
+        let connection = Connection::open(&path).map_err(database_error(&path))?;
+        let mut store = Store {
+            context: context.clone(),
+            connection,
+        };
+        store.configure()?;
+        store.migrate()?;
+        sweep(context);
+        Ok(store)
+    }
+
+    /// Opens the store for reading only when it is there; completion must make nothing.
+    ///
+    /// # Errors
+    /// A damaged or newer database.
+    pub fn open_existing(context: &Context) -> Result<Option<Self>, StoreError> {
+        let path = context.database();
+        if !path.exists() {
+            return Ok(None);
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection =
+            Connection::open_with_flags(&path, flags).map_err(database_error(&path))?;
+        let store = Store {
+            context: context.clone(),
+            connection,
+        };
+        match store.format()? {
+            0 => Ok(None),
+            _ => Ok(Some(store)),
+        }
+    }
+
+    /// Where everything is.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    fn configure(&self) -> Result<(), StoreError> {
+        let failed = self.failed();
+        self.connection
+            .busy_timeout(Duration::from_secs(10))
+            .map_err(&failed)?;
+        self.connection
+            .execute_batch(
+                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
+                 PRAGMA trusted_schema = OFF;",
+            )
+            .map_err(failed)
+    }
+
+    fn format(&self) -> Result<i64, StoreError> {
+        self.connection
+            .query_row("PRAGMA user_version", [], |row| row.get(0))
+            .map_err(self.failed())
+    }
+
+    fn migrate(&mut self) -> Result<(), StoreError> {
+        let found = self.format()?;
+        if found == FORMAT {
+            return Ok(());
+        }
+        let path = self.context.database();
+        let newer = StoreError::Newer {
+            path: path.clone(),
+            found,
+            known: FORMAT,
+        };
+        self.write(|transaction| {
+            // Another process may have migrated between the look and the lock.
+            let found: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+            if found > FORMAT {
+                let oldest: i64 = transaction.query_row(
+                    "SELECT value FROM meta WHERE key = 'oldest_writer'",
+                    [],
+                    |row| row.get(0),
+                )?;
+                return Ok(oldest <= FORMAT);
+            }
+            for (index, (sql, oldest_writer)) in MIGRATIONS
+                .iter()
+                .enumerate()
+                .skip(usize::try_from(found).unwrap_or(0))
+            {
+                transaction.execute_batch(sql)?;
+                transaction.execute(
+                    "INSERT OR REPLACE INTO meta (key, value) VALUES ('oldest_writer', ?1)",
+                    [oldest_writer],
+                )?;
+                transaction.pragma_update(None, "user_version", index as i64 + 1)?;
+            }
+            Ok(true)
+        })?
+        .then_some(())
+        .ok_or(newer)
+    }
+
+    /// One write transaction that takes the write lock at its beginning (a deferred one that
+    /// upgrades fails with SQLITE_BUSY whatever the timeout).
+    pub(crate) fn write<T>(
+        &mut self,
+        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let failed = database_error(&self.context.database());
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(&failed)?;
+        let value = work(&transaction).map_err(&failed)?;
+        transaction.commit().map_err(failed)?;
+        Ok(value)
+    }
+
+    /// For `map_err` on a read.
+    pub(crate) fn failed(&self) -> impl Fn(rusqlite::Error) -> StoreError + use<> {
+        database_error(&self.context.database())
+    }
+}
+
+fn database_error(path: &Path) -> impl Fn(rusqlite::Error) -> StoreError + use<> {
+    let path = path.to_owned();
+    move |source| StoreError::Database {
+        path: path.clone(),
+        source,
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn context(base: &Path) -> Context {
+        Context::from_environment(Some(&base.join("s")), |name| {
+            (name == "BANGER_RUNTIME_DIR").then(|| base.join("r").into_os_string())
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn an_absent_store_is_made_by_open_and_not_by_open_existing() {
+        let base = tempfile::tempdir().unwrap();
+        let context = context(base.path());
+        assert!(Store::open_existing(&context).unwrap().is_none());
+        assert!(!context.data().exists());
+        drop(Store::open(&context).unwrap());
+        assert!(Store::open_existing(&context).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_newer_store_is_shared_if_it_says_so_and_refused_otherwise() {
+        let base = tempfile::tempdir().unwrap();
+        let context = context(base.path());
+        let store = Store::open(&context).unwrap();
+        store
+            .connection
+            .pragma_update(None, "user_version", FORMAT + 1)
+            .unwrap();
+        drop(store);
+        let store = Store::open(&context).unwrap();
+        store
+            .connection
+            .execute("UPDATE meta SET value = ?1", [FORMAT + 1])
+            .unwrap();
+        drop(store);
+        assert!(matches!(
+            Store::open(&context),
+            Err(StoreError::Newer {
+                found: 2,
+                known: 1,
+                ..
+            })
+        ));
+    }
+
+    #[test]
+    fn a_file_that_is_no_database_is_named() {
+        let base = tempfile::tempdir().unwrap();
+        let context = context(base.path());
+        context.make_directories().unwrap();
+        std::fs::write(
+            context.database(),
+            "this is no database, but long enough to be one".repeat(20),
+        )
+        .unwrap();
+        let error = Store::open(&context).err().unwrap().to_string();
+        assert!(error.contains("banger.db"), "{error}");
+    }
+}

@@ -1,0 +1,151 @@
+//! Directories for what is being made. What a dead process left is swept by the next command.
+//!
+//! `staging/<id>.lock` is locked before `staging/<id>` is made and removed after it is gone or
+//! renamed, so a directory whose lock can be taken, or is missing, belongs to nobody.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use lib_model::ImageId;
+
+use crate::locks::{open_lock_file, try_lock};
+use crate::{Context, StoreError, io_error, private_dir};
+
+/// A directory under `staging/`; removed with everything in it unless it is published.
+#[derive(Debug)]
+pub struct Staged {
+    directory: PathBuf,
+    lock_path: PathBuf,
+    _lock: File,
+}
+
+impl Staged {
+    /// A new empty directory.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn new(context: &Context) -> Result<Self, StoreError> {
+        let base = context.staging();
+        loop {
+            let id = ImageId::random().map_err(io_error("name a directory in", &base))?;
+            let lock_path = base.join(format!("{id}.lock"));
+            let lock = open_lock_file(&lock_path)?;
+            let locked = try_lock(&lock).map_err(io_error("lock", &lock_path))?;
+            // A sweeper may have taken and removed the file between its creation and our lock.
+            if !locked || !is_the_file_at(&lock, &lock_path) {
+                continue;
+            }
+            let directory = base.join(id.as_str());
+            private_dir(&directory)?;
+            return Ok(Staged {
+                directory,
+                lock_path,
+                _lock: lock,
+            });
+        }
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Makes the directory's own entries durable, then renames it. Files in it must be synced already.
+    pub(crate) fn publish(self, target: &Path) -> Result<(), StoreError> {
+        sync_directory(&self.directory)?;
+        fs::rename(&self.directory, target).map_err(io_error("publish", target))?;
+        if let Some(parent) = target.parent() {
+            sync_directory(parent)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // What cannot be removed now is swept by the next command.
+        let _ = fs::remove_dir_all(&self.directory);
+        let _ = fs::remove_file(&self.lock_path);
+    }
+}
+
+fn is_the_file_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (file.metadata(), fs::symlink_metadata(path)) {
+        (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
+        _ => false,
+    }
+}
+
+/// Removes what dead processes left in `staging/` and everything in `trash/`.
+pub(crate) fn sweep(context: &Context) {
+    let staging = context.staging();
+    for entry in fs::read_dir(&staging).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        let id = name.strip_suffix(".lock").unwrap_or(name);
+        let lock_path = staging.join(format!("{id}.lock"));
+        let Ok(lock) = File::options().read(true).write(true).open(&lock_path) else {
+            if !lock_path.exists() {
+                let _ = fs::remove_dir_all(staging.join(id));
+            }
+            continue;
+        };
+        if matches!(try_lock(&lock), Ok(true)) {
+            let _ = fs::remove_dir_all(staging.join(id));
+            let _ = fs::remove_file(&lock_path);
+        }
+    }
+    for entry in fs::read_dir(context.trash())
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let _ = fs::remove_dir_all(entry.path()).or_else(|_| fs::remove_file(entry.path()));
+    }
+}
+
+/// Moves a published directory out of the way; [`sweep`] or the caller unlinks it afterwards.
+pub(crate) fn move_to_trash(context: &Context, path: &Path) -> Result<Option<PathBuf>, StoreError> {
+    let id = ImageId::random().map_err(io_error("name a directory in", &context.trash()))?;
+    let target = context.trash().join(id.as_str());
+    match fs::rename(path, &target) {
+        Ok(()) => Ok(Some(target)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(StoreError::Io {
+            action: "remove",
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+pub(crate) fn sync_directory(path: &Path) -> Result<(), StoreError> {
+    File::open(path)
+        .and_then(|d| d.sync_all())
+        .map_err(io_error("sync", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_nobody_makes_is_swept() {
+        let base = tempfile::tempdir().unwrap();
+        let context = Context::from_environment(Some(&base.path().join("s")), |_| None).unwrap();
+        context.make_directories().unwrap();
+        let living = Staged::new(&context).unwrap();
+        fs::write(living.path().join("f"), "x").unwrap();
+        let dead = context.staging().join("00000000000000aa");
+        fs::create_dir(&dead).unwrap();
+        let dead_with_lock = context.staging().join("00000000000000bb");
+        fs::create_dir(&dead_with_lock).unwrap();
+        fs::write(context.staging().join("00000000000000bb.lock"), "").unwrap();
+        sweep(&context);
+        assert!(living.path().join("f").exists());
+        assert!(!dead.exists() && !dead_with_lock.exists());
+        drop(living);
+        assert_eq!(fs::read_dir(context.staging()).unwrap().count(), 0);
+    }
+}
