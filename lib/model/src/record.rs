@@ -42,6 +42,24 @@ impl Record {
     }
 }
 
+impl From<ImageRecord> for Record {
+    fn from(image: ImageRecord) -> Record {
+        Record::Image(image)
+    }
+}
+
+impl From<KernelRecord> for Record {
+    fn from(kernel: KernelRecord) -> Record {
+        Record::Kernel(kernel)
+    }
+}
+
+impl From<VmRecord> for Record {
+    fn from(vm: VmRecord) -> Record {
+        Record::Vm(vm)
+    }
+}
+
 /// An image in the store: a file system and how to run what is in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageRecord {

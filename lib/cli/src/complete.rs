@@ -1,0 +1,42 @@
+//! Live names for shell completion, straight from the store; with no store there are none.
+
+use std::ffi::OsStr;
+
+use clap_complete::engine::CompletionCandidate;
+use lib_store::{Context, Store, StoreError};
+
+/// Completes names of images.
+pub fn images(current: &OsStr) -> Vec<CompletionCandidate> {
+    candidates(current, Store::image_names)
+}
+
+/// Completes names of kernels.
+pub fn kernels(current: &OsStr) -> Vec<CompletionCandidate> {
+    candidates(current, Store::kernel_names)
+}
+
+/// Completes names of VMs.
+pub fn vms(current: &OsStr) -> Vec<CompletionCandidate> {
+    candidates(current, Store::vm_names)
+}
+
+/// Completes whatever `names` lists. Errors complete nothing: a shell has no place for them.
+pub fn candidates(
+    current: &OsStr,
+    names: impl FnOnce(&Store) -> Result<Vec<String>, StoreError>,
+) -> Vec<CompletionCandidate> {
+    let Some(prefix) = current.to_str() else {
+        return Vec::new();
+    };
+    let store = Context::from_environment(None, std::env::var_os)
+        .and_then(|context| Store::open_existing(&context));
+    let Ok(Some(store)) = store else {
+        return Vec::new();
+    };
+    names(&store)
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|name| name.starts_with(prefix))
+        .map(CompletionCandidate::new)
+        .collect()
+}

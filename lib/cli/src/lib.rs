@@ -1,0 +1,26 @@
+//! Conventions of every command: stdout is data, stderr is for people, records travel in pipes.
+//!
+//! Only executables depend on this crate; it is the one place that prints.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod args;
+mod complete;
+mod failure;
+mod output;
+mod progress;
+mod records;
+mod run;
+mod session;
+mod table;
+mod text;
+
+pub use args::{Format, Global};
+pub use complete::{candidates, images, kernels, vms};
+pub use failure::Failure;
+pub use output::Output;
+pub use progress::Bars;
+pub use records::{StdinRecords, stdin_is_data};
+pub use run::run;
+pub use session::Session;
+pub use table::Table;
+pub use text::{age, printable};

@@ -1,0 +1,172 @@
+//! Records on standard output: a table at the end for people, a line at once for programs.
+
+use std::io::{self, IsTerminal, Write};
+
+use lib_model::{ImageRecord, KernelRecord, Record, VmRecord};
+
+use crate::{Failure, Format, Global, Table, age, printable};
+
+/// Collects or prints records. Call [`Output::finish`] at the end.
+#[derive(Debug)]
+pub struct Output {
+    format: Format,
+    waiting: Vec<Record>,
+}
+
+impl Output {
+    /// The format that was asked for; without one, a table on a terminal and JSON elsewhere.
+    pub fn new(global: &Global) -> Self {
+        let format = match (global.json, global.format) {
+            (true, _) => Format::Json,
+            (_, Some(format)) => format,
+            _ if io::stdout().is_terminal() => Format::Table,
+            _ => Format::Json,
+        };
+        Output {
+            format,
+            waiting: Vec::new(),
+        }
+    }
+
+    /// The format in use.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Prints a record, or keeps it for the table.
+    ///
+    /// # Errors
+    /// When standard output fails; a closed pipe is a silent failure.
+    pub fn emit(&mut self, record: impl Into<Record>) -> Result<(), Failure> {
+        let record = record.into();
+        let failed = |error| Failure::io("write to standard output", error);
+        match self.format {
+            Format::Table => {
+                self.waiting.push(record);
+                Ok(())
+            }
+            // One write a line, so that a reader sees each record as soon as it exists.
+            Format::Json => {
+                let line = serde_json::to_string(&record).map_err(|e| failed(e.into()))? + "\n";
+                io::stdout().write_all(line.as_bytes()).map_err(failed)
+            }
+            Format::Ids => writeln!(io::stdout(), "{}", record.id()).map_err(failed),
+        }
+    }
+
+    /// Prints one record in full: every field on a line of its own for people.
+    ///
+    /// # Errors
+    /// When standard output fails.
+    pub fn show(&mut self, record: impl Into<Record>) -> Result<(), Failure> {
+        let record = record.into();
+        if self.format != Format::Table {
+            return self.emit(record);
+        }
+        let failed = |error| Failure::io("write to standard output", error);
+        let value = serde_json::to_value(&record).map_err(|e| failed(e.into()))?;
+        let mut text = String::new();
+        fields(&mut text, "", &value);
+        io::stdout().write_all(text.as_bytes()).map_err(failed)
+    }
+
+    /// Prints the table of what was emitted.
+    ///
+    /// # Errors
+    /// When standard output fails.
+    pub fn finish(self) -> Result<(), Failure> {
+        if self.format != Format::Table {
+            return Ok(());
+        }
+        let now = lib_store::now_ms();
+        let mut images = Table::new(["NAME", "ID", "SIZE", "USED", "AGE", "SOURCE"]);
+        let mut kernels = Table::new(["NAME", "ID", "RELEASE", "MODULES", "AGE"]);
+        let mut vms = Table::new([
+            "NAME", "ID", "STATE", "IMAGE", "CPUS", "MEMORY", "PID", "AGE",
+        ]);
+        let mut seen = [false; 3];
+        for record in &self.waiting {
+            match record {
+                Record::Image(image) => {
+                    seen[0] = true;
+                    images.row(image_row(image, now));
+                }
+                Record::Kernel(kernel) => {
+                    seen[1] = true;
+                    kernels.row(kernel_row(kernel, now));
+                }
+                Record::Vm(vm) => {
+                    seen[2] = true;
+                    vms.row(vm_row(vm, now));
+                }
+            }
+        }
+        let mut stdout = io::stdout().lock();
+        for (table, seen) in [images, kernels, vms].iter().zip(seen) {
+            if seen {
+                table
+                    .write(&mut stdout)
+                    .map_err(|e| Failure::io("write to standard output", e))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn image_row(image: &ImageRecord, now: u64) -> [String; 6] {
+    [
+        image
+            .names
+            .first()
+            .cloned()
+            .unwrap_or_else(|| "<none>".into()),
+        image.id.as_str()[..12].to_owned(),
+        image.size.to_string(),
+        image.used.to_string(),
+        age(image.created_ms, now),
+        image.source.clone(),
+    ]
+}
+
+fn kernel_row(kernel: &KernelRecord, now: u64) -> [String; 5] {
+    [
+        kernel.name.to_string(),
+        kernel.id.as_str()[..12].to_owned(),
+        kernel.release.clone(),
+        kernel.modules.to_string(),
+        age(kernel.created_ms, now),
+    ]
+}
+
+fn vm_row(vm: &VmRecord, now: u64) -> [String; 8] {
+    [
+        vm.name.to_string(),
+        vm.id.as_str()[..12].to_owned(),
+        vm.state.to_string(),
+        vm.image_name.clone(),
+        vm.cpus.to_string(),
+        vm.memory.to_string(),
+        vm.pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
+        age(vm.created_ms, now),
+    ]
+}
+
+fn fields(text: &mut String, prefix: &str, value: &serde_json::Value) {
+    use std::fmt::Write;
+    let Some(object) = value.as_object() else {
+        return;
+    };
+    for (key, value) in object {
+        let name = format!("{prefix}{key}");
+        let shown = match value {
+            serde_json::Value::Object(_) => {
+                fields(text, &format!("{name}."), value);
+                continue;
+            }
+            serde_json::Value::String(string) => printable(string),
+            serde_json::Value::Null => continue,
+            other => printable(&other.to_string()),
+        };
+        let _ = writeln!(text, "{name}: {shown}");
+    }
+}

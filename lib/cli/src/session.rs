@@ -1,0 +1,76 @@
+//! What a command works with: the paths, the output, the bars.
+
+use lib_store::{Context, Locks, Store};
+
+use crate::{Bars, Failure, Global, Output, printable};
+
+/// Made once by `main`, from the global flags and the environment.
+pub struct Session {
+    /// Where everything is.
+    pub context: Context,
+    /// Standard output.
+    pub output: Output,
+    /// Standard error: progress and notes.
+    pub bars: std::sync::Arc<Bars>,
+    quiet: bool,
+    verbose: bool,
+}
+
+impl Session {
+    /// Resolves paths and formats; opens nothing.
+    ///
+    /// # Errors
+    /// No home directory, or a relative path in the environment.
+    pub fn new(global: &Global) -> Result<Self, Failure> {
+        let context = Context::from_environment(global.store.as_deref(), std::env::var_os)?;
+        Ok(Session {
+            context,
+            output: Output::new(global),
+            bars: std::sync::Arc::new(Bars::new(global.quiet)),
+            quiet: global.quiet,
+            verbose: global.verbose,
+        })
+    }
+
+    /// Opens the store, making it when it is not there.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn store(&self) -> Result<Store, Failure> {
+        Ok(Store::open(&self.context)?)
+    }
+
+    /// The right to take locks; a wait is announced with the holder.
+    pub fn locks(&self) -> Locks {
+        let bars = self.bars.clone();
+        let quiet = self.quiet;
+        Locks::new(&self.context, move |name, holder| {
+            if quiet {
+                return;
+            }
+            let who = match holder {
+                Some(holder) => format!(
+                    " held by process {} ({})",
+                    holder.pid,
+                    printable(&holder.command)
+                ),
+                None => String::new(),
+            };
+            bars.println(&format!("waiting for the lock `{name}`{who}"));
+        })
+    }
+
+    /// Says something to people, unless they asked for quiet.
+    pub fn note(&self, text: &str) {
+        if !self.quiet {
+            self.bars.println(&printable(text));
+        }
+    }
+
+    /// Says something to people who asked for more.
+    pub fn detail(&self, text: &str) {
+        if self.verbose {
+            self.bars.println(&printable(text));
+        }
+    }
+}
