@@ -1,0 +1,197 @@
+//! Extended attributes in the inode and in a block of their own. Kernel documentation, ext4:
+//! "Extended Attributes".
+
+use super::hash::checksum;
+use super::layout::INODE_SIZE;
+use super::put::{put16, put32};
+use crate::data::BLOCK;
+use crate::error::Fault;
+
+const MAGIC: u32 = 0xea02_0000;
+/// Where attributes begin in an inode with 32 bytes of extra fields.
+pub(super) const IN_INODE_AT: usize = 160;
+const IN_INODE: usize = INODE_SIZE - IN_INODE_AT - 4;
+const BLOCK_HEADER: usize = 32;
+const ENTRY: usize = 16;
+/// Inodes that may share one block.
+pub(super) const SHARED: u32 = 1024;
+
+const ACL_ACCESS: u8 = 2;
+const ACL_DEFAULT: u8 = 3;
+
+/// A set in the form it is stored in.
+pub(super) struct Stored {
+    /// The bytes behind the inode's extra fields, if any.
+    pub(super) inode: Option<Box<[u8; INODE_SIZE - IN_INODE_AT]>>,
+    /// The block without reference count and checksum, if any.
+    pub(super) block: Option<Box<[u8; BLOCK]>>,
+    /// Attributes without a namespace that Linux knows were left out.
+    pub(super) dropped: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Attribute {
+    index: u8,
+    len: usize,
+    name: Vec<u8>,
+    value: Vec<u8>,
+}
+
+impl Attribute {
+    fn bytes(&self) -> usize {
+        ENTRY + self.len.next_multiple_of(4) + self.value.len().next_multiple_of(4)
+    }
+
+    /// Names and values count alike; over whole words of the value.
+    fn hash(&self) -> u32 {
+        let mut hash: u32 = 0;
+        for &byte in &self.name {
+            hash = hash.rotate_left(5) ^ u32::from(byte);
+        }
+        for chunk in self.value.chunks(4) {
+            let mut word = [0; 4];
+            word[..chunk.len()].copy_from_slice(chunk);
+            hash = hash.rotate_left(16) ^ u32::from_le_bytes(word);
+        }
+        hash
+    }
+}
+
+/// Encodes a set: into the inode if it fits there, else into a block, else both.
+pub(super) fn encode(set: &[(Box<[u8]>, Box<[u8]>)]) -> Result<Stored, Fault> {
+    let mut attributes = Vec::new();
+    let mut dropped = false;
+    for (name, value) in set {
+        match translate(name, value)? {
+            Translated::Attribute(attribute) => attributes.push(attribute),
+            Translated::Nothing => {}
+            Translated::Unknown => dropped = true,
+        }
+    }
+    attributes.sort();
+    let (inside, outside) = place(attributes)?;
+    let inode = (!inside.is_empty()).then(|| {
+        let mut bytes = Box::new([0; INODE_SIZE - IN_INODE_AT]);
+        put32(&mut bytes[..], 0, MAGIC);
+        fill(&mut bytes[4..], &inside, 0, false);
+        bytes
+    });
+    let block = (!outside.is_empty()).then(|| {
+        let mut bytes = Box::new([0; BLOCK]);
+        put32(&mut bytes[..], 0, MAGIC);
+        put32(&mut bytes[..], 8, 1);
+        let hashes = outside.iter().map(Attribute::hash);
+        let folded = hashes.clone().fold(0u32, |all, hash| all.rotate_left(16) ^ hash);
+        // A zero anywhere means that the block is not to be shared.
+        let hash = if hashes.clone().any(|hash| hash == 0) { 0 } else { folded };
+        put32(&mut bytes[..], 12, hash);
+        fill(&mut bytes[..], &outside, BLOCK_HEADER, true);
+        bytes
+    });
+    Ok(Stored { inode, block, dropped })
+}
+
+/// Completes a block with its reference count and checksum.
+pub(super) fn seal(block: &mut [u8; BLOCK], references: u32, at: u64, seed: u32) {
+    put32(block, 4, references);
+    put32(block, 16, 0);
+    let sum = checksum(checksum(seed, &at.to_le_bytes()), block);
+    put32(block, 16, sum);
+}
+
+fn place(attributes: Vec<Attribute>) -> Result<(Vec<Attribute>, Vec<Attribute>), Fault> {
+    // Four zero bytes end the list of entries.
+    let total: usize = 4 + attributes.iter().map(Attribute::bytes).sum::<usize>();
+    if total <= IN_INODE {
+        return Ok((attributes, Vec::new()));
+    }
+    if total <= BLOCK - BLOCK_HEADER {
+        return Ok((Vec::new(), attributes));
+    }
+    let (mut inside, mut outside) = (Vec::new(), Vec::new());
+    let (mut room, mut rest) = (IN_INODE - 4, BLOCK - BLOCK_HEADER - 4);
+    for attribute in attributes {
+        let bytes = attribute.bytes();
+        if bytes <= room {
+            room -= bytes;
+            inside.push(attribute);
+        } else {
+            rest = rest.checked_sub(bytes).ok_or(Fault::XattrSize)?;
+            outside.push(attribute);
+        }
+    }
+    Ok((inside, outside))
+}
+
+/// Entries from `at` on, values from the end back.
+fn fill(bytes: &mut [u8], attributes: &[Attribute], mut at: usize, hashed: bool) {
+    let mut end = bytes.len();
+    for attribute in attributes {
+        let value = &attribute.value;
+        end -= value.len().next_multiple_of(4);
+        bytes[end..][..value.len()].copy_from_slice(value);
+        bytes[at] = attribute.len as u8;
+        bytes[at + 1] = attribute.index;
+        put16(bytes, at + 2, if value.is_empty() { 0 } else { end as u16 });
+        put32(bytes, at + 8, value.len() as u32);
+        put32(bytes, at + 12, if hashed { attribute.hash() } else { 0 });
+        bytes[at + ENTRY..][..attribute.len].copy_from_slice(&attribute.name);
+        at += ENTRY + attribute.len.next_multiple_of(4);
+    }
+}
+
+enum Translated {
+    Attribute(Attribute),
+    /// An ACL that says no more than the mode does.
+    Nothing,
+    Unknown,
+}
+
+fn translate(name: &[u8], value: &[u8]) -> Result<Translated, Fault> {
+    for (prefix, index) in [(&b"user."[..], 1), (b"trusted.", 4), (b"security.", 6)] {
+        if let Some(name) = name.strip_prefix(prefix) {
+            if name.is_empty() {
+                return Err(Fault::XattrName);
+            }
+            if value.len() > BLOCK {
+                return Err(Fault::XattrSize);
+            }
+            let (name, value) = (name.to_vec(), value.to_vec());
+            return Ok(Translated::Attribute(Attribute { index, len: name.len(), name, value }));
+        }
+    }
+    let index = match name {
+        b"system.posix_acl_access" => ACL_ACCESS,
+        b"system.posix_acl_default" => ACL_DEFAULT,
+        _ => return Ok(Translated::Unknown),
+    };
+    Ok(match acl(value)? {
+        value if value.len() <= 4 => Translated::Nothing,
+        value if index == ACL_ACCESS && value.len() == 4 + 3 * 4 => Translated::Nothing,
+        value => Translated::Attribute(Attribute { index, len: 0, name: Vec::new(), value }),
+    })
+}
+
+/// acl(5) as getxattr(2) returns it (version 2, eight bytes an entry) to ext4's form (version 1,
+/// no id where none is meant).
+fn acl(value: &[u8]) -> Result<Vec<u8>, Fault> {
+    const USER: u16 = 0x02;
+    const GROUP: u16 = 0x08;
+    let Some((version, entries)) = value.split_at_checked(4) else { return Err(Fault::Acl) };
+    if version != 2u32.to_le_bytes() || entries.len() % 8 != 0 || value.len() > BLOCK {
+        return Err(Fault::Acl);
+    }
+    let mut stored = 1u32.to_le_bytes().to_vec();
+    for entry in entries.chunks_exact(8) {
+        let permissions = u16::from_le_bytes([entry[2], entry[3]]);
+        if permissions > 7 {
+            return Err(Fault::Acl);
+        }
+        match u16::from_le_bytes([entry[0], entry[1]]) {
+            USER | GROUP => stored.extend_from_slice(entry),
+            0x01 | 0x04 | 0x10 | 0x20 => stored.extend_from_slice(&entry[..4]),
+            _ => return Err(Fault::Acl),
+        }
+    }
+    Ok(stored)
+}

@@ -1,0 +1,201 @@
+//! OCI layer tar streams directly into a file system image, without root, mount or extraction.
+//!
+//! Nothing in a layer can touch the host: paths exist only in a tree in memory, content goes
+//! straight to blocks of the image, and metadata follows when the last layer has been read. The
+//! output is a function of layers and options alone; neither clock nor randomness takes part.
+
+mod builder;
+mod data;
+mod error;
+mod ext4;
+mod merge;
+mod tar;
+mod tree;
+mod xattr;
+
+use std::fs::File;
+use std::io::{self, Read};
+
+pub use builder::Builder;
+pub use error::{Error, Fault};
+
+use data::Data;
+use merge::Merge;
+
+/// Opens a layer's uncompressed tar stream.
+pub type Open<'a> = Box<dyn FnOnce() -> io::Result<Box<dyn Read + 'a>> + 'a>;
+
+/// One layer of an image.
+pub struct Layer<'a> {
+    /// Name for errors, such as the digest.
+    pub name: String,
+    /// Called once, when the layers above have been read. The stream is read to its end, past
+    /// the end of the archive, so that it can verify itself there.
+    pub open: Open<'a>,
+}
+
+impl<'a> Layer<'a> {
+    /// A layer read from `stream`.
+    pub fn new(name: impl Into<String>, stream: impl Read + 'a) -> Self {
+        Layer { name: name.into(), open: Box::new(|| Ok(Box::new(stream))) }
+    }
+}
+
+/// How the image is made. The same options and layers give the same bytes.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Size of the file system.
+    pub size: SizeChoice,
+    /// Volume label, at most 16 bytes.
+    pub label: String,
+    /// Volume id; not all zeros. Derive it from the manifest's digest.
+    pub uuid: [u8; 16],
+    /// Seed of the directory hash.
+    pub hash_seed: [u8; 16],
+    /// Whether the file system gets a journal, as one that is written to should.
+    pub journal: bool,
+    /// Seconds since the epoch, for what no layer dates: implied directories, `lost+found`, the
+    /// superblock.
+    pub time: i64,
+    /// Bytes of file system for each inode beyond those in use.
+    pub bytes_per_inode: u64,
+    /// What a layer may ask of this machine.
+    pub limits: Limits,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            size: SizeChoice::Fit,
+            label: String::new(),
+            uuid: *b"banger\x00\x00\x40\x00\x80\x00ext4",
+            hash_seed: *b"banger\x00\x00\x40\x00\x80\x00hash",
+            journal: true,
+            time: 0,
+            bytes_per_inode: 16384,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Size of the file system, always a multiple of 4,096 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SizeChoice {
+    /// The content, about 2 % and 1 MiB.
+    Fit,
+    /// The content, but no fewer bytes than this.
+    AtLeast(u64),
+    /// The content and about as many free bytes.
+    Free(u64),
+    /// This many bytes, rounded down; an error when the content does not fit.
+    Exactly(u64),
+}
+
+/// Bounds against hostile layers.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Entries of all layers together, implied directories included.
+    pub entries: u64,
+    /// Stored bytes of all files of all layers together.
+    pub content_bytes: u64,
+    /// Bytes of one path.
+    pub path_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { entries: 10_000_000, content_bytes: 256 << 30, path_bytes: 4096 }
+    }
+}
+
+/// How far the work is; reported after each layer and every few megabytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Layers completely read.
+    pub layers: usize,
+    /// Entries read.
+    pub entries: u64,
+    /// Bytes of file content read.
+    pub content_bytes: u64,
+}
+
+/// What was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Bytes of the image file, holes included.
+    pub image_bytes: u64,
+    /// Bytes the file system counts as used.
+    pub used_bytes: u64,
+    /// Entries read from all layers.
+    pub entries: u64,
+    /// Inodes in use, reserved ones included.
+    pub inodes: u64,
+    /// Inodes with extended attributes that Linux has no namespace for, which were left out.
+    pub dropped_xattrs: u64,
+}
+
+/// Seconds and nanoseconds since the epoch; before it, seconds are negative and nanoseconds count
+/// forward.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Time {
+    /// Whole seconds, rounded down.
+    pub seconds: i64,
+    /// 0 to 999,999,999.
+    pub nanos: u32,
+}
+
+/// Metadata of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attributes {
+    /// Permission bits, 0 to 0o7777.
+    pub mode: u16,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Modification time; access, change and birth get the same.
+    pub mtime: Time,
+    /// Extended attributes by full name, such as `security.capability`; POSIX ACLs as getxattr(2)
+    /// returns them.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Attributes {
+    /// Root's, at the epoch.
+    pub fn new(mode: u16) -> Self {
+        Attributes { mode, uid: 0, gid: 0, mtime: Time::default(), xattrs: Vec::new() }
+    }
+}
+
+/// Writes the merged `layers`, topmost first, to `image` as an ext4 file system.
+///
+/// `image` is empty and open for reading and writing; it is neither synced nor, on error, cleaned.
+///
+/// # Errors
+/// See [`Error`]; every one that a layer causes names the layer.
+pub fn build<'a>(
+    layers: impl IntoIterator<Item = Layer<'a>>,
+    image: &File,
+    options: &Options,
+    progress: &dyn Fn(Progress),
+) -> Result<Summary, Error> {
+    ext4::check(options)?;
+    let data = Data::new(image, ext4::usable);
+    let mut merge = Merge::new(data, &options.limits, options.time, progress);
+    for layer in layers {
+        let stream = (layer.open)()
+            .map_err(|source| Error::Read { layer: layer.name.clone(), source })?;
+        merge.layer(&layer.name, stream)?;
+    }
+    ext4::finish(merge, options)
+}
+
+/// Makes an empty ext4 file system of `size` bytes, rounded down to 4,096, in the empty `image`.
+/// `options.size` does not matter.
+///
+/// # Errors
+/// [`Error::TooSmall`] below about 1 MiB, or 6 MiB with a journal; [`Error::Write`].
+pub fn format_empty(image: &File, size: u64, options: &Options) -> Result<Summary, Error> {
+    let options = Options { size: SizeChoice::Exactly(size), ..options.clone() };
+    build([], image, &options, &|_| {})
+}
