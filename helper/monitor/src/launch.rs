@@ -1,0 +1,245 @@
+//! From a launch specification to a running VMM: validate all, lock, act, undo on error.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::Child;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use banger_wire::monitor::{Handles, Launch, placeholder};
+use nix::unistd::geteuid;
+
+use crate::console::ConsoleLog;
+use crate::exec::{self, SpawnError};
+use crate::files::{self, FileError, Paths};
+use crate::lock::{AliveLock, set_inheritable};
+use crate::log::{Log, chain};
+
+/// A VM that was just started.
+#[derive(Debug)]
+pub(crate) struct Vm {
+    pub(crate) paths: Paths,
+    pub(crate) lock: AliveLock,
+    pub(crate) log: Log,
+    pub(crate) child: Child,
+    pub(crate) handles: Handles,
+    pub(crate) started: Instant,
+    pub(crate) control: UnixListener,
+    /// `agent.sock` and the channel to the guest.
+    pub(crate) agent: Option<(UnixListener, UnixStream)>,
+    pub(crate) qmp: Option<UnixStream>,
+    pub(crate) console: Option<(ConsoleLog, UnixStream)>,
+}
+
+/// Why nothing runs.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LaunchError {
+    #[error("the VM runs already")]
+    AlreadyRunning,
+    #[error("cannot read the launch specification")]
+    ReadSpecification(#[source] io::Error),
+    #[error("the launch specification is not understood")]
+    Specification(#[source] serde_json::Error),
+    #[error("the monitor cannot set itself up")]
+    Isolate(#[source] io::Error),
+    #[error("{what} must be an absolute path, not {path:?}")]
+    Relative { what: &'static str, path: String },
+    #[error("the runtime directory {path} must be a directory of the user's own with mode 0700")]
+    UnsafeRuntime { path: String },
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("cannot make the VMM's channels")]
+    Channels(#[source] io::Error),
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+}
+
+/// Starts a VM. Until the lock is taken nothing is touched; on error nothing runs or is left.
+pub(crate) fn launch(launch: &Launch) -> Result<Vm, LaunchError> {
+    validate(launch)?;
+    let paths = Paths::new(launch);
+    let lock = AliveLock::take(&paths.alive_lock)
+        .map_err(FileError::new("lock", &paths.alive_lock))?
+        .ok_or(LaunchError::AlreadyRunning)?;
+    match Parts::prepare(launch, &paths).and_then(|parts| parts.start(launch, &paths, &lock)) {
+        Ok((parts, child, handles, started)) => Ok(Vm {
+            paths,
+            lock,
+            log: parts.log,
+            child,
+            handles,
+            started,
+            control: parts.control,
+            agent: parts.agent_listener.zip(parts.agent.map(|pair| pair.ours)),
+            qmp: parts.qmp.map(|pair| pair.ours),
+            console: parts.console.map(|pair| (parts.console_log, pair.ours)),
+        }),
+        Err(error) => {
+            // The client hears of the cause; what could not be undone would only hide it.
+            let _ = paths.remove_launch();
+            Err(error)
+        }
+    }
+}
+
+fn validate(launch: &Launch) -> Result<(), LaunchError> {
+    for (what, path) in [
+        ("the VM's directory", &launch.directory),
+        ("the runtime directory", &launch.runtime),
+        ("the VMM's program", &launch.program),
+    ] {
+        if !path.is_absolute() {
+            let path = path.display().to_string();
+            return Err(LaunchError::Relative { what, path });
+        }
+    }
+    let runtime =
+        fs::symlink_metadata(&launch.runtime).map_err(FileError::new("use", &launch.runtime))?;
+    if !runtime.is_dir() || runtime.mode() & 0o077 != 0 || runtime.uid() != geteuid().as_raw() {
+        let path = launch.runtime.display().to_string();
+        return Err(LaunchError::UnsafeRuntime { path });
+    }
+    Ok(())
+}
+
+/// A socket pair between the monitor and the VMM.
+struct Pair {
+    ours: UnixStream,
+    theirs: Option<UnixStream>,
+}
+
+impl Pair {
+    /// Made only when an argument asks for it.
+    fn wanted(launch: &Launch, placeholder: &str) -> Result<Option<Pair>, LaunchError> {
+        if !launch.arguments.iter().any(|a| a.contains(placeholder)) {
+            return Ok(None);
+        }
+        let (ours, theirs) = UnixStream::pair().map_err(LaunchError::Channels)?;
+        ours.set_nonblocking(true).map_err(LaunchError::Channels)?;
+        set_inheritable(&theirs, true).map_err(LaunchError::Channels)?;
+        let theirs = Some(theirs);
+        Ok(Some(Pair { ours, theirs }))
+    }
+}
+
+struct Parts {
+    log: Log,
+    console_log: ConsoleLog,
+    control: UnixListener,
+    agent_listener: Option<UnixListener>,
+    agent: Option<Pair>,
+    qmp: Option<Pair>,
+    console: Option<Pair>,
+}
+
+impl Parts {
+    fn prepare(launch: &Launch, paths: &Paths) -> Result<Parts, LaunchError> {
+        // The last run's record would be read as this one's if this one were killed.
+        files::remove(&paths.exit_record)?;
+        if let Some(error) = paths.remove_runtime().into_iter().next() {
+            return Err(error.into());
+        }
+        let log = Log::create(&paths.vmm_log).map_err(FileError::new("create", &paths.vmm_log))?;
+        let console_log = ConsoleLog::create(&paths.console_log, launch.console_limit)
+            .map_err(FileError::new("create", &paths.console_log))?;
+        let control = listen(&paths.control_socket)?;
+        let agent = Pair::wanted(launch, placeholder::AGENT)?;
+        // Without a channel of ours, agent.sock is the VMM's to bind (Firecracker's vsock).
+        let agent_listener = match agent {
+            Some(_) => Some(listen(&paths.agent_socket)?),
+            None => None,
+        };
+        Ok(Parts {
+            log,
+            console_log,
+            control,
+            agent_listener,
+            agent,
+            qmp: Pair::wanted(launch, placeholder::QMP)?,
+            console: Pair::wanted(launch, placeholder::CONSOLE)?,
+        })
+    }
+
+    fn start(
+        mut self,
+        launch: &Launch,
+        paths: &Paths,
+        lock: &AliveLock,
+    ) -> Result<(Parts, Child, Handles, Instant), LaunchError> {
+        let arguments = self.arguments(launch);
+        let boot_id = Path::new("/proc/sys/kernel/random/boot_id");
+        let boot_id = fs::read_to_string(boot_id).map_err(FileError::new("read", boot_id))?;
+        let started = Instant::now();
+        lock.set_inheritable(true).map_err(LaunchError::Channels)?;
+        let mut child = exec::spawn(&launch.program, &arguments, &self.log)?;
+        let pairs = [&mut self.agent, &mut self.qmp, &mut self.console];
+        for pair in pairs.into_iter().flatten() {
+            pair.theirs = None;
+        }
+        let handles = Handles {
+            vm: launch.vm.clone(),
+            monitor_pid: std::process::id(),
+            vmm_pid: child.id(),
+            boot_id: boot_id.trim().to_owned(),
+            started_ms: now_ms(),
+        };
+        let settled = lock
+            .set_inheritable(false)
+            .map_err(LaunchError::Channels)
+            .and_then(|()| write_handles(&paths.handles, &handles));
+        match settled {
+            Ok(()) => Ok((self, child, handles, started)),
+            Err(error) => {
+                for undone in [child.kill(), child.wait().map(drop)] {
+                    if let Err(error) = undone {
+                        self.log
+                            .line(format_args!("undoing the launch: {}", chain(&error)));
+                    }
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn arguments(&self, launch: &Launch) -> Vec<String> {
+        let channels = [
+            (placeholder::AGENT, &self.agent),
+            (placeholder::QMP, &self.qmp),
+            (placeholder::CONSOLE, &self.console),
+        ];
+        let mut arguments = launch.arguments.clone();
+        for (placeholder, pair) in channels {
+            let theirs = pair.as_ref().and_then(|pair| pair.theirs.as_ref());
+            let Some(number) = theirs.map(|socket| socket.as_raw_fd().to_string()) else {
+                continue;
+            };
+            for argument in &mut arguments {
+                *argument = argument.replace(placeholder, &number);
+            }
+        }
+        arguments
+    }
+}
+
+fn listen(path: &Path) -> Result<UnixListener, LaunchError> {
+    let bound = UnixListener::bind(path).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    Ok(bound.map_err(FileError::new("bind", path))?)
+}
+
+fn write_handles(path: &Path, handles: &Handles) -> Result<(), LaunchError> {
+    let text = serde_json::to_vec(handles).map_err(|error| LaunchError::Channels(error.into()))?;
+    Ok(files::replace(path, &text)?)
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn now_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
+}
