@@ -1,0 +1,215 @@
+//! What is slow to make and made once: executables, kernel package, base image, prepared store.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::{Compression, Image, Layer, Sandbox};
+
+/// Directories of the executables under test and of the fixtures.
+#[derive(Debug, Clone)]
+pub struct Fixtures {
+    bin: PathBuf,
+    directory: PathBuf,
+}
+
+impl Fixtures {
+    /// Finds them by `BANGER_TEST_BIN_DIR` and `BANGER_TEST_FIXTURES`, else beside the running
+    /// test (`<target>/<profile>/deps/…`).
+    ///
+    /// # Panics
+    /// When something is missing; `cargo xtask test` makes it.
+    pub fn find() -> Fixtures {
+        let test = std::env::current_exe().expect("a process has an executable");
+        let beside = |levels| test.ancestors().nth(levels).map(Path::to_owned);
+        let bin = variable("BANGER_TEST_BIN_DIR").or_else(|| beside(2));
+        let directory = variable("BANGER_TEST_FIXTURES")
+            .or_else(|| beside(3).map(|target| target.join("fixtures")));
+        let fixtures = Fixtures {
+            bin: bin.expect("a test has a directory"),
+            directory: directory.expect("a test has a directory"),
+        };
+        for needed in [
+            fixtures.bin.join("banger-vm"),
+            fixtures.libexec().join("banger-agent"),
+            fixtures.kernel_package(),
+        ] {
+            assert!(
+                needed.exists(),
+                "{} is missing; run the tests with `cargo xtask test`",
+                needed.display()
+            );
+        }
+        fixtures
+    }
+
+    /// In a directory that `cargo xtask` fills.
+    pub fn in_directory(bin: PathBuf, directory: PathBuf) -> Fixtures {
+        Fixtures { bin, directory }
+    }
+
+    /// Where the executables are.
+    pub fn bin(&self) -> &Path {
+        &self.bin
+    }
+
+    /// Where the helpers are, by the rule of installed executables.
+    pub fn libexec(&self) -> PathBuf {
+        self.bin
+            .parent()
+            .unwrap_or(&self.bin)
+            .join("libexec/banger")
+    }
+
+    /// The distribution's kernel package.
+    pub fn kernel_package(&self) -> PathBuf {
+        self.directory.join("linux-image.deb")
+    }
+
+    /// The distribution's `docker-registry`: unpacked here, or installed.
+    pub fn registry_program(&self) -> PathBuf {
+        let own = self
+            .directory
+            .join("docker-registry/usr/bin/docker-registry");
+        if own.exists() {
+            own
+        } else {
+            PathBuf::from("/usr/bin/docker-registry")
+        }
+    }
+
+    /// The packed base layer and, beside it, the digest of what is in it.
+    pub fn base_layer(&self) -> (PathBuf, PathBuf) {
+        (
+            self.directory.join("debian.tar.gz"),
+            self.directory.join("debian.diff-id"),
+        )
+    }
+
+    /// Debian's minimal system as an image.
+    ///
+    /// # Errors
+    /// When `cargo xtask` has not made it.
+    pub fn debian(&self) -> io::Result<Image> {
+        let (blob, diff_id) = self.base_layer();
+        let layer = Layer {
+            blob: fs::read(blob)?,
+            diff_id: fs::read_to_string(diff_id)?.trim().to_owned(),
+            media_type: "application/vnd.oci.image.layer.v1.tar+gzip",
+        };
+        Ok(Image::new(vec![layer]))
+    }
+
+    /// A scratch directory on the file system of the fixtures, so that files can be linked.
+    pub(crate) fn scratch(&self) -> io::Result<PathBuf> {
+        let scratch = self.directory.join("sandboxes");
+        fs::create_dir_all(&scratch)?;
+        Ok(scratch)
+    }
+
+    pub(crate) fn slots(&self) -> PathBuf {
+        self.directory.join("slots")
+    }
+
+    /// A store with the kernel and the image `busybox`, made once per build of the executables.
+    pub(crate) fn prepared_store(&self) -> io::Result<PathBuf> {
+        let lock = File::create(self.directory.join("prepared.lock"))?;
+        lock.lock()?;
+        let store = self.directory.join("prepared");
+        let stamp = self.directory.join("prepared.stamp");
+        let build = self.build_stamp()?;
+        if fs::read_to_string(&stamp).is_ok_and(|made| made == build) {
+            return Ok(store);
+        }
+        // Missing before the first run.
+        let _ = fs::remove_file(&stamp);
+        let _ = fs::remove_dir_all(&store);
+        let sandbox = Sandbox::empty();
+        let kernel = self.kernel_package();
+        sandbox
+            .sh(&format!("banger-image kernel import {}", kernel.display()))
+            .ok();
+        let archive = sandbox.path("busybox.tar");
+        Image::busybox()?.write_archive(&archive, "busybox:latest")?;
+        sandbox
+            .sh(&format!("banger-image import {}", archive.display()))
+            .ok();
+        fs::rename(sandbox.store(), &store)?;
+        fs::write(stamp, build)?;
+        Ok(store)
+    }
+
+    fn build_stamp(&self) -> io::Result<String> {
+        let mut stamp = String::new();
+        for file in [
+            self.bin.join("banger-image"),
+            self.libexec().join("banger-agent"),
+            self.kernel_package(),
+        ] {
+            let metadata = fs::metadata(&file)?;
+            stamp += &format!(
+                "{} {} {}.{}\n",
+                file.display(),
+                metadata.len(),
+                metadata.mtime(),
+                metadata.mtime_nsec()
+            );
+        }
+        Ok(stamp)
+    }
+}
+
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).map(PathBuf::from)
+}
+
+/// Copies a store; large files, which no command may change in place, are linked.
+pub(crate) fn copy_store(from: &Path, to: &Path) -> io::Result<()> {
+    const LARGE: u64 = 64 << 10;
+    fs::create_dir_all(to)?;
+    fs::set_permissions(to, fs::Permissions::from_mode(0o700))?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        let metadata = entry.metadata()?;
+        let database = entry.file_name().to_string_lossy().starts_with("banger.db");
+        if metadata.is_dir() {
+            copy_store(&entry.path(), &target)?;
+        } else if metadata.len() > LARGE && !database {
+            fs::hard_link(entry.path(), target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
+
+/// The run was asked to skip tests of this kind by name (`cargo xtask test --skip vm`); the test
+/// returns, and is counted as skipped.
+///
+/// # Panics
+/// When the skip cannot be recorded: it must not pass silently.
+pub fn skipped(kind: &str) -> bool {
+    let names = std::env::var("BANGER_TEST_SKIP").unwrap_or_default();
+    if !names.split(',').any(|name| name == kind) {
+        return false;
+    }
+    let test = std::thread::current().name().unwrap_or("?").to_owned();
+    let log = std::env::var_os("BANGER_TEST_SKIPPED").expect("BANGER_TEST_SKIPPED names a file");
+    let mut file = fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(log)
+        .expect("skips can be recorded");
+    writeln!(file, "{kind} {test}").expect("skips can be recorded");
+    true
+}
+
+/// A gzip layer of a file, for `cargo xtask`.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn pack(tar: &Path) -> io::Result<Layer> {
+    Layer::from_tar(&fs::read(tar)?, Compression::Gzip)
+}

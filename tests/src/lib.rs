@@ -1,0 +1,22 @@
+//! The harness of the end-to-end tests: sandboxes, a real registry, images, guests.
+//!
+//! Executables come from `BANGER_TEST_BIN_DIR`, what is slow to make from `BANGER_TEST_FIXTURES`;
+//! `cargo xtask test` makes both. Without the variables they are looked for in the target directory.
+
+mod faulty;
+mod fixtures;
+mod http;
+mod image;
+mod layer;
+mod process;
+mod registry;
+mod sandbox;
+mod slots;
+
+pub use faulty::{Answer, FaultyRegistry};
+pub use fixtures::{Fixtures, pack, skipped};
+pub use image::Image;
+pub use layer::{Compression, Entry, Layer, sha256};
+pub use process::{Outcome, Running, eventually};
+pub use registry::Registry;
+pub use sandbox::Sandbox;

@@ -1,0 +1,115 @@
+//! The distribution's `docker-registry` on a free port of loopback.
+
+use std::io::{self, BufRead, BufReader};
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+/// A registry that lives as long as this value, and as the thread that started it.
+#[derive(Debug)]
+pub struct Registry {
+    server: Child,
+    address: SocketAddr,
+    _data: TempDir,
+}
+
+impl Registry {
+    /// Starts `program` (the `docker-registry` executable) and waits until it listens.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start(program: &Path) -> io::Result<Registry> {
+        Registry::with_authentication(program, None)
+    }
+
+    /// As [`Registry::start`]; `htpasswd` has one `user:bcrypt` line.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn with_authentication(program: &Path, htpasswd: Option<&str>) -> io::Result<Registry> {
+        let data = tempfile::tempdir()?;
+        let mut config = format!(
+            "version: 0.1\nlog: {{level: info, accesslog: {{disabled: true}}}}\n\
+             storage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '127.0.0.1:0'}}\n",
+            data.path().join("data").display()
+        );
+        if let Some(line) = htpasswd {
+            let file = data.path().join("htpasswd");
+            std::fs::write(&file, line)?;
+            config += &format!(
+                "auth: {{htpasswd: {{realm: test, path: {}}}}}\n",
+                file.display()
+            );
+        }
+        let config_file = data.path().join("config.yml");
+        std::fs::write(&config_file, config)?;
+        // setpriv: whoever starts a registry and is killed takes it along.
+        let mut server = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL"])
+            .arg(program)
+            .arg("serve")
+            .arg(&config_file)
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()?;
+        let stderr = server.stderr.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        let address = match listening(BufReader::new(stderr)) {
+            Ok(address) => address,
+            Err(error) => {
+                server.kill()?;
+                server.wait()?;
+                return Err(error);
+            }
+        };
+        Ok(Registry {
+            server,
+            address,
+            _data: data,
+        })
+    }
+
+    /// Address and port.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Process id of the server.
+    pub fn pid(&self) -> u32 {
+        self.server.id()
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        // Dead already is as good.
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+fn listening(mut log: impl BufRead + Send + 'static) -> io::Result<SocketAddr> {
+    let mut said = String::new();
+    loop {
+        let start = said.len();
+        if log.read_line(&mut said)? == 0 {
+            return Err(io::Error::other(format!(
+                "docker-registry ended at once: {said}"
+            )));
+        }
+        let address = said[start..]
+            .split_once("listening on ")
+            .and_then(|(_, rest)| rest.split(['"', ' ', ',']).next());
+        if let Some(address) = address {
+            let address = address.parse().map_err(io::Error::other)?;
+            // It blocks when nobody reads what it says.
+            std::thread::spawn(move || io::copy(&mut log, &mut io::sink()));
+            return Ok(address);
+        }
+    }
+}
