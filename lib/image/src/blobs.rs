@@ -1,0 +1,305 @@
+//! The blobs of all images, as an OCI image layout that other tools can read (image-spec,
+//! image-layout.md).
+//!
+//! A blob is written in staging, synced, then renamed: what is under `blobs/sha256` is whole.
+//! `index.json` changes under the images lock only.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use lib_model::Digest;
+use lib_store::{Context, ImagesGuard, Staged, private_dir};
+use sha2::{Digest as _, Sha256};
+
+use crate::manifest::{Descriptor, Index, OCI_INDEX, REF_NAME};
+use crate::{Error, Limits};
+
+/// The layout in a store.
+#[derive(Debug, Clone)]
+pub(crate) struct Blobs {
+    root: PathBuf,
+}
+
+impl Blobs {
+    /// Opens the layout, making it when it is not there.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub(crate) fn open(context: &Context) -> Result<Self, Error> {
+        let root = context.blobs();
+        private_dir(&root.join("blobs"))?;
+        private_dir(&root.join("blobs/sha256"))?;
+        let marker = root.join("oci-layout");
+        if !marker.exists() {
+            replace(&marker, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        }
+        Ok(Blobs { root })
+    }
+
+    /// Where a blob is, or will be.
+    pub(crate) fn path(&self, digest: &Digest) -> PathBuf {
+        self.root.join("blobs/sha256").join(digest.hex())
+    }
+
+    /// The blob is here with the right length. Its content is checked when it is used.
+    pub(crate) fn has(&self, descriptor: &Descriptor) -> bool {
+        fs::symlink_metadata(self.path(&descriptor.digest))
+            .is_ok_and(|m| m.is_file() && m.len() == descriptor.size)
+    }
+
+    /// Reads a small blob and checks it.
+    ///
+    /// # Errors
+    /// [`Error::DigestMismatch`], [`Error::Limit`], [`Error::Io`].
+    pub(crate) fn read(
+        &self,
+        digest: &Digest,
+        what: &str,
+        limits: &Limits,
+    ) -> Result<Vec<u8>, Error> {
+        let path = self.path(digest);
+        let length = fs::metadata(&path).map_err(Error::io("open", &path))?.len();
+        limits.document(what, length)?;
+        let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
+        check_digest(&bytes, digest, what)?;
+        Ok(bytes)
+    }
+
+    /// Stores a small blob.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn store(&self, staged: &Staged, bytes: &[u8]) -> Result<Digest, Error> {
+        let mut writer = BlobWriter::new(staged, "document")?;
+        writer.write(bytes)?;
+        writer.commit(self)
+    }
+
+    /// Removes a blob that turned out to be damaged; returns whether it was.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(crate) fn remove_if_damaged(&self, digest: &Digest) -> Result<bool, Error> {
+        let path = self.path(digest);
+        let mut file = File::open(&path).map_err(Error::io("open", &path))?;
+        let mut hasher = HashWriter::default();
+        io::copy(&mut file, &mut hasher).map_err(Error::io("read", &path))?;
+        if hasher.digest() == *digest {
+            return Ok(false);
+        }
+        fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+        Ok(true)
+    }
+
+    /// Names a manifest in `index.json`; whatever had the name loses it.
+    ///
+    /// # Errors
+    /// When the index does not parse or cannot be written.
+    pub(crate) fn name(
+        &self,
+        _guard: &ImagesGuard<'_>,
+        manifest: &Descriptor,
+        name: Option<&str>,
+    ) -> Result<(), Error> {
+        let mut index = self.index()?;
+        let mut entry = manifest.clone();
+        entry.annotations.clear();
+        if let Some(name) = name {
+            entry.annotations.insert(REF_NAME.to_owned(), name.to_owned());
+            index.manifests.retain(|there| there.annotation(REF_NAME) != Some(name));
+        } else if index.manifests.iter().any(|there| there.digest == entry.digest) {
+            return Ok(());
+        }
+        index
+            .manifests
+            .retain(|there| there.digest != entry.digest || there.annotation(REF_NAME).is_some());
+        index.manifests.push(entry);
+        self.write_index(&index)
+    }
+
+    /// Drops the names and the manifest of an image that was deleted from `index.json`.
+    ///
+    /// # Errors
+    /// When the index does not parse or cannot be written.
+    pub(crate) fn forget(&self, _guard: &ImagesGuard<'_>, digest: &Digest) -> Result<(), Error> {
+        let mut index = self.index()?;
+        let before = index.manifests.len();
+        index.manifests.retain(|there| there.digest != *digest);
+        if index.manifests.len() == before {
+            return Ok(());
+        }
+        self.write_index(&index)
+    }
+
+    fn index(&self) -> Result<Index, Error> {
+        let path = self.root.join("index.json");
+        match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|error| Error::malformed(&path.to_string_lossy(), error)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Index {
+                schema_version: 2,
+                media_type: OCI_INDEX.to_owned(),
+                manifests: Vec::new(),
+            }),
+            Err(error) => Err(Error::io("read", path)(error)),
+        }
+    }
+
+    fn write_index(&self, index: &Index) -> Result<(), Error> {
+        let path = self.root.join("index.json");
+        let bytes = serde_json::to_vec(index)
+            .map_err(|error| Error::malformed(&path.to_string_lossy(), error))?;
+        replace(&path, &bytes)
+    }
+}
+
+/// A blob that arrives. Dropped without [`BlobWriter::commit`], staging's end removes it.
+pub(crate) struct BlobWriter {
+    path: PathBuf,
+    file: File,
+    hasher: HashWriter,
+    written: u64,
+}
+
+impl BlobWriter {
+    /// `name` is unique within `staged`.
+    ///
+    /// # Errors
+    /// When the file cannot be made.
+    pub(crate) fn new(staged: &Staged, name: &str) -> Result<Self, Error> {
+        let path = staged.path().join(name);
+        let file = private_file(&path)?;
+        Ok(BlobWriter { path, file, hasher: HashWriter::default(), written: 0 })
+    }
+
+    /// Appends.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.file.write_all(bytes).map_err(Error::io("write", &self.path))?;
+        self.hasher.0.update(bytes);
+        self.written += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Bytes so far.
+    pub(crate) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Begins anew.
+    ///
+    /// # Errors
+    /// When the file cannot be made anew.
+    pub(crate) fn restart(&mut self) -> Result<(), Error> {
+        self.file = private_file(&self.path)?;
+        self.hasher = HashWriter::default();
+        self.written = 0;
+        Ok(())
+    }
+
+    /// Checks digest and length against `expected`, then stores the blob.
+    ///
+    /// # Errors
+    /// [`Error::DigestMismatch`], [`Error::Truncated`], [`Error::TooLong`], [`Error::Io`].
+    pub(crate) fn commit_as(
+        self,
+        blobs: &Blobs,
+        expected: &Descriptor,
+        what: &str,
+    ) -> Result<(), Error> {
+        let what = what.to_owned();
+        if self.written < expected.size {
+            return Err(Error::Truncated {
+                what,
+                expected: expected.size,
+                received: self.written,
+            });
+        }
+        if self.written > expected.size {
+            return Err(Error::TooLong { what, expected: expected.size });
+        }
+        let actual = self.hasher.clone().digest();
+        if actual != expected.digest {
+            return Err(Error::DigestMismatch { what, expected: expected.digest.clone(), actual });
+        }
+        self.commit(blobs)?;
+        Ok(())
+    }
+
+    /// Stores the blob under the digest it has.
+    ///
+    /// # Errors
+    /// When it cannot be synced or renamed.
+    pub(crate) fn commit(self, blobs: &Blobs) -> Result<Digest, Error> {
+        let digest = self.hasher.digest();
+        let target = blobs.path(&digest);
+        self.file.sync_all().map_err(Error::io("sync", &self.path))?;
+        fs::rename(&self.path, &target).map_err(Error::io("create", &target))?;
+        sync_parent(&target)?;
+        Ok(digest)
+    }
+}
+
+/// Counts nothing, hashes all.
+#[derive(Clone, Default)]
+pub(crate) struct HashWriter(Sha256);
+
+impl HashWriter {
+    pub(crate) fn digest(self) -> Digest {
+        Digest::from_sha256(self.0.finalize().into())
+    }
+}
+
+impl Write for HashWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Compares the digest of `bytes`.
+///
+/// # Errors
+/// [`Error::DigestMismatch`].
+pub(crate) fn check_digest(bytes: &[u8], expected: &Digest, what: &str) -> Result<(), Error> {
+    let actual = Digest::from_sha256(Sha256::digest(bytes).into());
+    if actual == *expected {
+        return Ok(());
+    }
+    Err(Error::DigestMismatch { what: what.to_owned(), expected: expected.clone(), actual })
+}
+
+/// A new or emptied file that only we can read.
+pub(crate) fn private_file(path: &Path) -> Result<File, Error> {
+    File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(Error::io("create", path))
+}
+
+fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let new = path.with_extension(format!("new-{}", std::process::id()));
+    let mut file = private_file(&new)?;
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .map_err(Error::io("write", &new))?;
+    fs::rename(&new, path).map_err(Error::io("create", path))?;
+    sync_parent(path)
+}
+
+fn sync_parent(path: &Path) -> Result<(), Error> {
+    let parent = path.parent().unwrap_or(path);
+    File::open(parent).and_then(|d| d.sync_all()).map_err(Error::io("sync", parent))
+}

@@ -1,0 +1,124 @@
+//! From a manifest and its layers to a file system image in staging.
+//!
+//! The seam to the file system writer. Layers are opened one after the other, the topmost first,
+//! so that one that still downloads may make its `open` wait. No lock is held.
+
+use std::io::{self, Read};
+
+use lib_fs::{Layer, SizeChoice};
+use lib_model::{ByteSize, Digest, Progress, Step};
+use lib_store::{NewImage, Staged};
+use sha2::{Digest as _, Sha256};
+
+use crate::blobs::private_file;
+use crate::config::ImageConfig;
+use crate::layer::{CountingReader, DiffIdReader, decompress};
+use crate::manifest::Descriptor;
+use crate::{Error, Limits};
+
+/// An image that can be built.
+pub(crate) struct Plan {
+    /// For errors: reference or file.
+    pub(crate) name: String,
+    /// What the record says of its origin.
+    pub(crate) source: String,
+    /// Of the manifest: identity of the image, seed of everything random in it.
+    pub(crate) manifest: Descriptor,
+    /// As it is in the blob.
+    pub(crate) config_json: Vec<u8>,
+    pub(crate) config: ImageConfig,
+    /// Base first, as in the manifest.
+    pub(crate) layers: Vec<Descriptor>,
+}
+
+/// Opens a layer's blob, compressed, for reading.
+pub(crate) type OpenBlob<'a> = dyn Fn(&Descriptor) -> io::Result<Box<dyn Read>> + 'a;
+
+/// Writes `rootfs.img` and `config.json` into `staged` and syncs them.
+///
+/// # Errors
+/// [`Error::Build`] for what the layers hold, [`Error::DiffId`], [`Error::Compression`], or what
+/// `open` wrapped into its `io::Error`.
+pub(crate) fn build(
+    plan: &Plan,
+    staged: &Staged,
+    open: &OpenBlob<'_>,
+    limits: &Limits,
+    progress: &dyn Progress,
+) -> Result<NewImage, Error> {
+    let total = plan.layers.iter().map(|layer| layer.size).sum();
+    let step = progress.step("building file system", Some(total));
+    let path = staged.path().join("rootfs.img");
+    let image = private_file(&path)?;
+    let layers = plan.layers.iter().zip(&plan.config.diff_ids).rev();
+    let layers = layers.map(|(blob, diff_id)| layer(blob, diff_id, open, &*step));
+    let summary = lib_fs::build(layers, &image, &options(&plan.manifest.digest, limits), &|_| {})
+        .map_err(|error| unwrap(error, &plan.name))?;
+    image.sync_all().map_err(Error::io("sync", &path))?;
+    let config_path = staged.path().join("config.json");
+    let mut config = private_file(&config_path)?;
+    io::Write::write_all(&mut config, &plan.config_json)
+        .and_then(|()| config.sync_all())
+        .map_err(Error::io("write", &config_path))?;
+    step.done(&format!("{} entries, {}", summary.entries, ByteSize(summary.used_bytes)));
+    Ok(NewImage {
+        digest: plan.manifest.digest.clone(),
+        source: plan.source.clone(),
+        architecture: plan.config.platform.architecture.clone(),
+        filesystem: "ext4".to_owned(),
+        size: ByteSize(summary.image_bytes),
+        used: ByteSize(summary.used_bytes),
+        config: plan.config.run.clone(),
+    })
+}
+
+fn layer<'a>(
+    blob: &'a Descriptor,
+    diff_id: &'a Digest,
+    open: &'a OpenBlob<'a>,
+    step: &'a dyn Step,
+) -> Layer<'a> {
+    Layer {
+        name: blob.digest.short().to_owned(),
+        open: Box::new(move || {
+            let raw = CountingReader { inner: open(blob)?, step };
+            let tar = decompress(raw, &format!("layer {}", blob.digest.short()))?;
+            let (layer, expected) = (blob.digest.clone(), diff_id.clone());
+            Ok(Box::new(DiffIdReader::new(tar, layer, expected)))
+        }),
+    }
+}
+
+/// Errors of ours that passed through the file system writer come out as what they were.
+fn unwrap(error: lib_fs::Error, image: &str) -> Error {
+    let image = image.to_owned();
+    match error {
+        lib_fs::Error::Read { layer, source } => match source.downcast::<Error>() {
+            Ok(ours) => ours,
+            Err(source) => Error::Build { image, source: lib_fs::Error::Read { layer, source } },
+        },
+        source => Error::Build { image, source },
+    }
+}
+
+/// Everything that must not be random comes from the manifest's digest.
+fn options(digest: &Digest, limits: &Limits) -> lib_fs::Options {
+    let mut hasher = Sha256::new();
+    hasher.update(b"banger ext4\0");
+    hasher.update(digest.as_str());
+    let hash: [u8; 32] = hasher.finalize().into();
+    let mut uuid = [0; 16];
+    let mut hash_seed = [0; 16];
+    uuid.copy_from_slice(&hash[..16]);
+    hash_seed.copy_from_slice(&hash[16..]);
+    // RFC 9562 §5.8: version 8, for whatever an implementation derives.
+    uuid[6] = uuid[6] & 0x0f | 0x80;
+    uuid[8] = uuid[8] & 0x3f | 0x80;
+    lib_fs::Options {
+        size: SizeChoice::Fit,
+        uuid,
+        hash_seed,
+        limits: limits.filesystem.clone(),
+        ..lib_fs::Options::default()
+    }
+}

@@ -1,0 +1,105 @@
+//! What helps against each error, and the status a command ends with.
+
+use std::io;
+
+use lib_model::{Diagnose, Exit};
+
+use crate::Error;
+
+impl Diagnose for Error {
+    fn exit(&self) -> Exit {
+        match self {
+            Error::Store(error) => error.exit(),
+            Error::UnknownRepository { .. }
+            | Error::UnknownTag { .. }
+            | Error::NoPlatform { .. }
+            | Error::NotSelected { .. } => Exit::NotFound,
+            Error::Io { action: "open", source, .. }
+                if source.kind() == io::ErrorKind::NotFound =>
+            {
+                Exit::NotFound
+            }
+            Error::Platform(_)
+            | Error::SeveralImages { .. }
+            | Error::OptionUnused { .. }
+            | Error::OptionValue { .. } => Exit::Usage,
+            _ => Exit::Failed,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Error::Store(error) => return error.hint(),
+            Error::Unauthorized { registry, .. } | Error::Denied { registry, .. } => format!(
+                "podman login {registry}   (or docker login; the files read are \
+                 $REGISTRY_AUTH_FILE, containers/auth.json and ~/.docker/config.json)"
+            ),
+            Error::UnknownRepository { .. } => {
+                "check the spelling; registries also say this of repositories that need a login"
+                    .into()
+            }
+            Error::UnknownTag { what, .. } => match what.rsplit_once(' ') {
+                Some((_, reference)) if reference.contains('/') && !reference.contains('@') => {
+                    format!("skopeo list-tags docker://{}", untagged(reference))
+                }
+                _ => return None,
+            },
+            Error::Status { .. } => "the registry has a problem; try again later".into(),
+            Error::Connection { registry, refused: true, .. } => {
+                format!("is the registry running, and is {registry} its address?")
+            }
+            Error::Connection { .. } => {
+                "try again; the layers that arrived are kept and not downloaded twice".into()
+            }
+            Error::Tls { registry, unknown_ca: true, .. } => format!(
+                "install the registry's CA certificate on this machine, or pass \
+                 --plain-http {registry} when it speaks no TLS"
+            ),
+            Error::Tls { registry, .. } => {
+                format!("if {registry} speaks no TLS, pass --plain-http {registry}")
+            }
+            Error::Schema1 { .. } => {
+                "push the image again with a current docker, podman or skopeo".into()
+            }
+            Error::NoPlatform { available, .. } => match &available[..] {
+                [] => return None,
+                [first, ..] => format!("--platform {first}"),
+            },
+            Error::SeveralImages { names, .. } | Error::NotSelected { names, .. } => {
+                match &names[..] {
+                    [] => return None,
+                    [first, ..] => format!("--select {first}"),
+                }
+            }
+            Error::Truncated { .. } | Error::DigestMismatch { .. } => {
+                "try again; if it persists, the registry or a proxy before it is damaged".into()
+            }
+            Error::Compression { .. } => {
+                "skopeo copy --dest-compress-format zstd makes a copy that works".into()
+            }
+            Error::NotAnImage { .. } => {
+                "import reads OCI layouts, OCI and docker archives, and tar archives of a root \
+                 file system"
+                    .into()
+            }
+            Error::Build { source: lib_fs::Error::Limit { .. }, .. } => {
+                "the image is larger than an image should be; see --help for limits".into()
+            }
+            Error::Build { source: lib_fs::Error::Write(source), .. } | Error::Io { source, .. }
+                if source.kind() == io::ErrorKind::StorageFull =>
+            {
+                "free some disk space; nothing half-made was kept".into()
+            }
+            _ => return None,
+        };
+        Some(hint)
+    }
+}
+
+/// The reference without its tag.
+fn untagged(reference: &str) -> &str {
+    match reference.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => repository,
+        _ => reference,
+    }
+}

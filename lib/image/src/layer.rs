@@ -1,0 +1,168 @@
+//! A layer's way from its blob to tar: decompression, and the diff-id check at its end.
+//!
+//! The compression is told by the first bytes, as other tools do: media types are wrong often.
+
+use std::io::{self, BufRead, BufReader, Read};
+
+use lib_model::{Digest, Step};
+use sha2::{Digest as _, Sha256};
+
+use crate::Error;
+
+const BUFFER: usize = 256 << 10;
+
+/// What the first bytes say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Compression {
+    None,
+    Gzip,
+    Zstd,
+    Unsupported(&'static str),
+}
+
+/// Recognises a compression by its magic number.
+pub(crate) fn compression(start: &[u8]) -> Compression {
+    match start {
+        [0x1f, 0x8b, ..] => Compression::Gzip,
+        // RFC 8878 §3.1: a frame, or a skippable frame before one.
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Compression::Zstd,
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Compression::Unsupported("xz"),
+        [b'B', b'Z', b'h', b'1'..=b'9', 0x31 | 0x17, ..] => Compression::Unsupported("bzip2"),
+        [0x04, 0x22, 0x4d, 0x18, ..] => Compression::Unsupported("lz4"),
+        _ => Compression::None,
+    }
+}
+
+/// Decompresses `raw`, whichever of the supported compressions it has.
+///
+/// # Errors
+/// [`Error::Compression`] inside the `io::Error` for one that is not supported.
+pub(crate) fn decompress<'a>(raw: impl Read + 'a, what: &str) -> io::Result<Box<dyn Read + 'a>> {
+    let mut buffered = BufReader::with_capacity(BUFFER, raw);
+    let start = peek(&mut buffered)?;
+    Ok(match compression(&start) {
+        Compression::None => Box::new(buffered),
+        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(buffered)),
+        Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(buffered)?),
+        Compression::Unsupported(format) => {
+            let what = what.to_owned();
+            return Err(io::Error::other(Error::Compression { what, format }));
+        }
+    })
+}
+
+/// The first bytes, at most 8, without consuming them.
+fn peek(reader: &mut impl BufRead) -> io::Result<Vec<u8>> {
+    loop {
+        match reader.fill_buf() {
+            Ok(bytes) => return Ok(bytes[..bytes.len().min(8)].to_vec()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Fails at the end of the stream when its digest is not the layer's diff-id.
+pub(crate) struct DiffIdReader<R> {
+    inner: R,
+    hasher: Option<Sha256>,
+    layer: Digest,
+    expected: Digest,
+}
+
+impl<R: Read> DiffIdReader<R> {
+    pub(crate) fn new(inner: R, layer: Digest, expected: Digest) -> Self {
+        DiffIdReader { inner, hasher: Some(Sha256::new()), layer, expected }
+    }
+}
+
+impl<R: Read> Read for DiffIdReader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        if count > 0 {
+            if let Some(hasher) = &mut self.hasher {
+                hasher.update(&buffer[..count]);
+            }
+        } else if !buffer.is_empty()
+            && let Some(hasher) = self.hasher.take()
+        {
+            let actual = Digest::from_sha256(hasher.finalize().into());
+            if actual != self.expected {
+                return Err(io::Error::other(Error::DiffId {
+                    layer: self.layer.clone(),
+                    expected: self.expected.clone(),
+                    actual,
+                }));
+            }
+        }
+        Ok(count)
+    }
+}
+
+/// Reports what was read to a progress step.
+pub(crate) struct CountingReader<'a, R> {
+    pub(crate) inner: R,
+    pub(crate) step: &'a dyn Step,
+}
+
+impl<R: Read> Read for CountingReader<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.step.advance(count as u64);
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn read(raw: &[u8]) -> io::Result<Vec<u8>> {
+        let mut out = Vec::new();
+        decompress(raw, "x")?.read_to_end(&mut out)?;
+        Ok(out)
+    }
+
+    #[test]
+    fn every_compression_is_told_by_its_content() {
+        let members = [gzip(b"one "), gzip(b"two")].concat();
+        assert_eq!(read(&members).unwrap(), b"one two");
+        let frames = [
+            zstd::encode_all(&b"one "[..], 1).unwrap(),
+            b"\x50\x2a\x4d\x18\x02\x00\x00\x00xx".to_vec(),
+            zstd::encode_all(&b"two"[..], 1).unwrap(),
+        ]
+        .concat();
+        assert_eq!(read(&frames).unwrap(), b"one two");
+        assert_eq!(read(b"plain").unwrap(), b"plain");
+        assert_eq!(read(b"").unwrap(), b"");
+        for (raw, format) in [(&b"\xfd7zXZ\0abc"[..], "xz"), (b"BZh91AY&SY", "bzip2")] {
+            let error = read(raw).unwrap_err().downcast::<Error>().unwrap();
+            assert!(matches!(error, Error::Compression { format: f, .. } if f == format));
+        }
+        assert!(read(&members[..members.len() - 9]).is_err());
+        assert!(read(&frames[..frames.len() - 1]).is_err());
+    }
+
+    #[test]
+    fn the_diff_id_is_checked_at_the_end_and_once() {
+        let content = b"layer";
+        let right = Digest::from_sha256(Sha256::digest(content).into());
+        let layer = Digest::from_sha256([0; 32]);
+        let mut reader = DiffIdReader::new(&content[..], layer.clone(), right);
+        let mut out = Vec::new();
+        reader.read_to_end(&mut out).unwrap();
+        assert_eq!(reader.read(&mut [0; 4]).unwrap(), 0);
+
+        let mut reader = DiffIdReader::new(&content[..], layer.clone(), layer);
+        let error = reader.read_to_end(&mut out).unwrap_err().downcast::<Error>().unwrap();
+        assert!(matches!(error, Error::DiffId { .. }), "{error}");
+    }
+}

@@ -1,0 +1,117 @@
+//! The end of every pull and import, and deletion: what happens under the images lock.
+
+use lib_model::{ImageRecord, Reference};
+use lib_store::{Locks, NewImage, Staged, Store};
+
+use crate::Error;
+use crate::blobs::Blobs;
+use crate::manifest::Descriptor;
+
+/// An image with this manifest that is complete in the store.
+pub(crate) fn existing(
+    store: &Store,
+    manifest: &Descriptor,
+) -> Result<Option<ImageRecord>, Error> {
+    let found = store.image_by_digest(&manifest.digest)?;
+    Ok(found.filter(|image| store.context().image_disk(&image.id).is_file()))
+}
+
+/// Publishes what was built, or names the equal image that another command published meanwhile.
+///
+/// # Errors
+/// When the store refuses; nothing is published then.
+pub(crate) fn publish(
+    store: &mut Store,
+    locks: &mut Locks,
+    staged: Staged,
+    new: &NewImage,
+    manifest: &Descriptor,
+    name: Option<&str>,
+) -> Result<ImageRecord, Error> {
+    if existing(store, manifest)?.is_some() {
+        drop(staged);
+        return name_existing(store, locks, manifest, name)?
+            .ok_or_else(|| Error::malformed("the store", "an image vanished while it was named"));
+    }
+    let blobs = Blobs::open(store.context())?;
+    let guard = locks.images()?;
+    let record = match existing(store, manifest)? {
+        // Published between the look above and the lock; the staged copy is dropped later.
+        Some(there) => rename(store, &guard, &there, name)?,
+        None => store.publish_image(&guard, staged, new, name)?,
+    };
+    blobs.name(&guard, manifest, name)?;
+    Ok(record)
+}
+
+/// Points a name to the image that is here already; none when it is not here.
+///
+/// # Errors
+/// When the store refuses.
+pub(crate) fn name_existing(
+    store: &mut Store,
+    locks: &mut Locks,
+    manifest: &Descriptor,
+    name: Option<&str>,
+) -> Result<Option<ImageRecord>, Error> {
+    if existing(store, manifest)?.is_none() {
+        return Ok(None);
+    }
+    let blobs = Blobs::open(store.context())?;
+    let guard = locks.images()?;
+    // It may have been deleted before the lock was ours.
+    let Some(there) = existing(store, manifest)? else { return Ok(None) };
+    let record = rename(store, &guard, &there, name)?;
+    if record.changed {
+        blobs.name(&guard, manifest, name)?;
+    }
+    Ok(Some(record))
+}
+
+fn rename(
+    store: &mut Store,
+    guard: &lib_store::ImagesGuard<'_>,
+    image: &ImageRecord,
+    name: Option<&str>,
+) -> Result<ImageRecord, Error> {
+    let changed = match name {
+        Some(name) => store.name_image(guard, &image.id, name)?,
+        None => false,
+    };
+    Ok(ImageRecord { changed, ..store.image(image.id.as_str())? })
+}
+
+/// Gives an image another name; a name that another image has moves here.
+///
+/// # Errors
+/// When there is no such image.
+pub fn tag(
+    store: &mut Store,
+    locks: &mut Locks,
+    selector: &str,
+    name: &Reference,
+) -> Result<ImageRecord, Error> {
+    let guard = locks.images()?;
+    let image = store.image(selector)?;
+    rename(store, &guard, &image, Some(&name.familiar()))
+}
+
+/// Deletes an image that no VM uses, with all its names. Its layers stay in the blobs, for pulls
+/// of images that share them.
+///
+/// # Errors
+/// [`lib_store::StoreError::NotFound`], [`lib_store::StoreError::InUse`] with the VMs' names.
+pub fn delete(
+    store: &mut Store,
+    locks: &mut Locks,
+    selector: &str,
+) -> Result<ImageRecord, Error> {
+    let blobs = Blobs::open(store.context())?;
+    let guard = locks.images()?;
+    let image = store.image(selector)?;
+    store.delete_image(&guard, &image.id)?;
+    if store.image_by_digest(&image.digest)?.is_none() {
+        blobs.forget(&guard, &image.digest)?;
+    }
+    Ok(ImageRecord { changed: true, ..image })
+}
