@@ -11,7 +11,12 @@ use lib_fs::{Layer, Options, build};
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let image = arguments.next().ok_or("usage: layers IMAGE TAR...")?;
-    let image = File::options().read(true).write(true).create(true).truncate(true).open(image)?;
+    let image = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(image)?;
     let layers = arguments.map(|path| Layer {
         name: path.clone(),
         open: Box::new(move || Ok(Box::new(File::open(path)?))),

@@ -30,7 +30,11 @@ impl<'a> Builder<'a> {
         let data = Data::new(image, ext4::usable);
         let mut merge = Merge::new(data, &options.limits, options.time, &silent);
         let view = merge.view(NAME)?;
-        Ok(Builder { merge, view, options })
+        Ok(Builder {
+            merge,
+            view,
+            options,
+        })
     }
 
     /// Adds or describes a directory; the empty path is the root.
@@ -54,12 +58,17 @@ impl<'a> Builder<'a> {
         mut content: impl Read,
     ) -> Result<(), Error> {
         let failed = |error| match error {
-            StreamError::Read(source) => Error::Read { layer: lossy(path), source },
+            StreamError::Read(source) => Error::Read {
+                layer: lossy(path),
+                source,
+            },
             StreamError::Write(error) => Error::Write(error),
             StreamError::TooLarge => Refused::Fault(Fault::FileSize).at(NAME, path),
         };
         let mut writer = self.merge.data.begin(bytes);
-        let copied = writer.copy(u64::MAX, &mut |buffer| content.read(buffer)).map_err(failed)?;
+        let copied = writer
+            .copy(u64::MAX, &mut |buffer| content.read(buffer))
+            .map_err(failed)?;
         let stored = writer.finish(0).map_err(failed)?;
         self.merge.take_content(copied)?;
         self.place(path, attributes, New::File(stored))
@@ -102,7 +111,15 @@ impl<'a> Builder<'a> {
         block: bool,
         (major, minor): (u32, u32),
     ) -> Result<(), Error> {
-        self.place(path, attributes, New::Device { block, major, minor })
+        self.place(
+            path,
+            attributes,
+            New::Device {
+                block,
+                major,
+                minor,
+            },
+        )
     }
 
     /// Adds a named pipe.
@@ -131,6 +148,8 @@ impl<'a> Builder<'a> {
         self.merge.count()?;
         let at = |refused: Refused| refused.at(NAME, path);
         let clean = clean(path, self.options.limits.path_bytes).map_err(|f| at(f.into()))?;
-        self.merge.place(&mut self.view, &clean, attributes, content).map_err(at)
+        self.merge
+            .place(&mut self.view, &clean, attributes, content)
+            .map_err(at)
     }
 }

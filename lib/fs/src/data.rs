@@ -73,7 +73,8 @@ impl Output<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         if !self.buffer.is_empty() {
-            self.file.write_all_at(&self.buffer, self.start * BLOCK_U64)?;
+            self.file
+                .write_all_at(&self.buffer, self.start * BLOCK_U64)?;
             self.buffer.clear();
         }
         Ok(())
@@ -136,7 +137,11 @@ pub(crate) struct Data<'f> {
 impl<'f> Data<'f> {
     pub(crate) fn new(file: &'f File, usable: Usable) -> Self {
         Data {
-            out: Output { file, buffer: Vec::with_capacity(OUT), start: 0 },
+            out: Output {
+                file,
+                buffer: Vec::with_capacity(OUT),
+                start: 0,
+            },
             usable,
             next: usable(0).start,
             free: Free::default(),
@@ -156,7 +161,10 @@ impl<'f> Data<'f> {
 
     /// Free runs below [`Self::next`], in order.
     pub(crate) fn free_runs(&self) -> impl Iterator<Item = Range<u64>> {
-        self.free.by_start.iter().map(|(&start, &len)| start..start + len)
+        self.free
+            .by_start
+            .iter()
+            .map(|(&start, &len)| start..start + len)
     }
 
     pub(crate) fn extents(&self, extents: Extents) -> &[Extent] {
@@ -174,7 +182,13 @@ impl<'f> Data<'f> {
         if self.chunk.is_empty() {
             self.chunk = vec![0; CHUNK];
         }
-        FileWriter { first: self.extents.len(), data: self, base: 0, filled: 0, size: 0 }
+        FileWriter {
+            first: self.extents.len(),
+            data: self,
+            base: 0,
+            filled: 0,
+            size: 0,
+        }
     }
 
     /// Gives blocks back.
@@ -189,7 +203,12 @@ impl<'f> Data<'f> {
     /// not allocated reads as zeros.
     pub(crate) fn punch(&mut self) -> io::Result<()> {
         self.out.flush()?;
-        for run in self.free.by_start.iter().map(|(&start, &len)| start..start + len) {
+        for run in self
+            .free
+            .by_start
+            .iter()
+            .map(|(&start, &len)| start..start + len)
+        {
             punch(self.out.file, run)?;
         }
         if let Some((&start, &len)) = self.free.by_start.last_key_value()
@@ -238,7 +257,10 @@ impl<'f> Data<'f> {
             self.push_extent(first, logical, run.start, len);
             logical += len;
         }
-        Extents { first: first as u32, count: (self.extents.len() - first) as u32 }
+        Extents {
+            first: first as u32,
+            count: (self.extents.len() - first) as u32,
+        }
     }
 
     /// Writes whole blocks.
@@ -265,7 +287,11 @@ impl<'f> Data<'f> {
         }
         while len > 0 {
             let n = len.min(EXTENT_BLOCKS);
-            self.extents.push(Extent { logical, len: n, start });
+            self.extents.push(Extent {
+                logical,
+                len: n,
+                start,
+            });
             logical += n;
             start += u64::from(n);
             len -= n;
@@ -337,8 +363,8 @@ impl FileWriter<'_, '_> {
         let reuse = std::mem::replace(&mut self.data.reuse, 0..0);
         self.data.free.insert(reuse.start, reuse.end - reuse.start);
         let first = u32::try_from(self.first).map_err(|_| StreamError::TooLarge)?;
-        let count =
-            u32::try_from(self.data.extents.len() - self.first).map_err(|_| StreamError::TooLarge)?;
+        let count = u32::try_from(self.data.extents.len() - self.first)
+            .map_err(|_| StreamError::TooLarge)?;
         Ok((size, Extents { first, count }))
     }
 
@@ -372,8 +398,11 @@ impl FileWriter<'_, '_> {
             while at < end {
                 let run = self.data.allocate((end - at) as u64);
                 let n = (run.end - run.start) as usize;
-                self.data.out.write(run.start, &chunk[at * BLOCK..(at + n) * BLOCK])?;
-                self.data.push_extent(self.first, logical + at as u32, run.start, n as u32);
+                self.data
+                    .out
+                    .write(run.start, &chunk[at * BLOCK..(at + n) * BLOCK])?;
+                self.data
+                    .push_extent(self.first, logical + at as u32, run.start, n as u32);
                 at += n;
             }
         }

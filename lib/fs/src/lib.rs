@@ -37,7 +37,10 @@ pub struct Layer<'a> {
 impl<'a> Layer<'a> {
     /// A layer read from `stream`.
     pub fn new(name: impl Into<String>, stream: impl Read + 'a) -> Self {
-        Layer { name: name.into(), open: Box::new(|| Ok(Box::new(stream))) }
+        Layer {
+            name: name.into(),
+            open: Box::new(|| Ok(Box::new(stream))),
+        }
     }
 }
 
@@ -104,7 +107,11 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { entries: 10_000_000, content_bytes: 256 << 30, path_bytes: 4096 }
+        Limits {
+            entries: 10_000_000,
+            content_bytes: 256 << 30,
+            path_bytes: 4096,
+        }
     }
 }
 
@@ -163,7 +170,13 @@ pub struct Attributes {
 impl Attributes {
     /// Root's, at the epoch.
     pub fn new(mode: u16) -> Self {
-        Attributes { mode, uid: 0, gid: 0, mtime: Time::default(), xattrs: Vec::new() }
+        Attributes {
+            mode,
+            uid: 0,
+            gid: 0,
+            mtime: Time::default(),
+            xattrs: Vec::new(),
+        }
     }
 }
 
@@ -183,8 +196,10 @@ pub fn build<'a>(
     let data = Data::new(image, ext4::usable);
     let mut merge = Merge::new(data, &options.limits, options.time, progress);
     for layer in layers {
-        let stream = (layer.open)()
-            .map_err(|source| Error::Read { layer: layer.name.clone(), source })?;
+        let stream = (layer.open)().map_err(|source| Error::Read {
+            layer: layer.name.clone(),
+            source,
+        })?;
         merge.layer(&layer.name, stream)?;
     }
     ext4::finish(merge, options)
@@ -196,6 +211,9 @@ pub fn build<'a>(
 /// # Errors
 /// [`Error::TooSmall`] below about 1 MiB, or 6 MiB with a journal; [`Error::Write`].
 pub fn format_empty(image: &File, size: u64, options: &Options) -> Result<Summary, Error> {
-    let options = Options { size: SizeChoice::Exactly(size), ..options.clone() };
+    let options = Options {
+        size: SizeChoice::Exactly(size),
+        ..options.clone()
+    };
     build([], image, &options, &|_| {})
 }

@@ -362,7 +362,8 @@ impl Tree {
     }
 
     fn hash(&self, node: NodeId) -> u64 {
-        self.hasher.hash_one((self.node(node).parent.0, self.name(node)))
+        self.hasher
+            .hash_one((self.node(node).parent.0, self.name(node)))
     }
 
     fn link(&mut self, id: NodeId, parent: NodeId) {

@@ -31,7 +31,10 @@ impl Xattrs {
         for (name, value) in attributes {
             sorted.insert(name, value);
         }
-        let set: Set = sorted.into_iter().map(|(n, v)| (n.into(), v.into())).collect();
+        let set: Set = sorted
+            .into_iter()
+            .map(|(n, v)| (n.into(), v.into()))
+            .collect();
         if let Some(&id) = self.ids.get(&set) {
             return id;
         }

@@ -41,17 +41,31 @@ pub(super) fn write(
     seed: u32,
 ) -> Directory {
     let dots = [
-        Entry { name: b".", inode: own, kind: DIRECTORY },
-        Entry { name: b"..", inode: parent, kind: DIRECTORY },
+        Entry {
+            name: b".",
+            inode: own,
+            kind: DIRECTORY,
+        },
+        Entry {
+            name: b"..",
+            inode: parent,
+            kind: DIRECTORY,
+        },
     ];
     let bytes: usize = dots.iter().chain(entries).map(length).sum();
     if bytes <= BLOCK - TAIL {
         let mut block = vec![0; BLOCK];
         fill(&mut block, dots.iter().chain(entries), seed);
-        return Directory { bytes: block, indexed: false, large: false };
+        return Directory {
+            bytes: block,
+            indexed: false,
+            large: false,
+        };
     }
-    let mut sorted: Vec<(u32, &Entry<'_>)> =
-        entries.iter().map(|entry| (half_md4(entry.name, hash_seed), entry)).collect();
+    let mut sorted: Vec<(u32, &Entry<'_>)> = entries
+        .iter()
+        .map(|entry| (half_md4(entry.name, hash_seed), entry))
+        .collect();
     sorted.sort_by_key(|&(hash, _)| hash);
     index(&sorted, &dots, seed)
 }
@@ -69,10 +83,17 @@ fn index(sorted: &[(u32, &Entry<'_>)], dots: &[Entry<'_>; 2], seed: u32) -> Dire
         }
         let split = start > 0 && sorted[start - 1].0 == sorted[start].0;
         // The lowest bit says that the hash continues from the block before.
-        below.push((sorted[start].0 | u32::from(split), (bytes.len() / BLOCK) as u32));
+        below.push((
+            sorted[start].0 | u32::from(split),
+            (bytes.len() / BLOCK) as u32,
+        ));
         let at = bytes.len();
         bytes.resize(at + BLOCK, 0);
-        fill(&mut bytes[at..], sorted[start..end].iter().map(|&(_, entry)| entry), seed);
+        fill(
+            &mut bytes[at..],
+            sorted[start..end].iter().map(|&(_, entry)| entry),
+            seed,
+        );
         start = end;
     }
     let mut levels = 0;
@@ -95,7 +116,11 @@ fn index(sorted: &[(u32, &Entry<'_>)], dots: &[Entry<'_>; 2], seed: u32) -> Dire
     root[29] = 8;
     root[30] = levels;
     fill_index(root, ROOT_ENTRIES, &below, seed);
-    Directory { bytes, indexed: true, large: levels > PLAIN_LEVELS }
+    Directory {
+        bytes,
+        indexed: true,
+        large: levels > PLAIN_LEVELS,
+    }
 }
 
 /// Entries an index block holds besides its header and checksum.

@@ -44,7 +44,10 @@ pub(super) fn write(data: &mut Data<'_>, extents: &[Extent], seed: u32) -> io::R
     }
     let mut i_block = [0; 60];
     fill(&mut i_block, &entries, IN_INODE, depth);
-    Ok(Root { i_block, tree_blocks })
+    Ok(Root {
+        i_block,
+        tree_blocks,
+    })
 }
 
 fn fill(node: &mut [u8], entries: &[[u8; ENTRY]], max: usize, depth: u16) {

@@ -5,7 +5,9 @@ use std::io;
 use std::ops::Range;
 
 use super::hash::checksum;
-use super::layout::{BLOCKS_PER_GROUP, DESCRIPTOR, META_GROUP, Plan, has_descriptors, has_super, head};
+use super::layout::{
+    BLOCKS_PER_GROUP, DESCRIPTOR, META_GROUP, Plan, has_descriptors, has_super, head,
+};
 use super::put::{put16, put16_split, put32_split};
 use super::superblock;
 use crate::data::{BLOCK, Data};
@@ -69,7 +71,10 @@ impl<'p> Groups<'p> {
     }
 
     pub(super) fn free_blocks(&self) -> u64 {
-        self.groups.iter().map(|group| u64::from(group.free_blocks)).sum()
+        self.groups
+            .iter()
+            .map(|group| u64::from(group.free_blocks))
+            .sum()
     }
 
     /// Writes the bitmaps of groups that have anything in them.
@@ -142,7 +147,12 @@ impl<'p> Groups<'p> {
     fn descriptors(&self, meta_group: u64, seed: u32) -> [u8; BLOCK] {
         let mut block = [0; BLOCK];
         let first = (meta_group * META_GROUP) as usize;
-        let groups = self.groups.iter().enumerate().skip(first).take(META_GROUP as usize);
+        let groups = self
+            .groups
+            .iter()
+            .enumerate()
+            .skip(first)
+            .take(META_GROUP as usize);
         for ((number, group), raw) in groups.zip(block.chunks_exact_mut(DESCRIPTOR)) {
             let inodes = self.plan.inodes_per_group;
             put32_split(raw, 0, 32, group.block_bitmap);

@@ -40,20 +40,33 @@ fn words(rest: &[u8]) -> [u32; 8] {
 fn transform(state: &mut [u32; 4], input: &[u32; 8]) {
     type Mix = fn(u32, u32, u32) -> u32;
     let rounds: [(Mix, u32, [usize; 8], [u32; 4]); 3] = [
-        (|x, y, z| z ^ (x & (y ^ z)), 0, [0, 1, 2, 3, 4, 5, 6, 7], [3, 7, 11, 19]),
+        (
+            |x, y, z| z ^ (x & (y ^ z)),
+            0,
+            [0, 1, 2, 3, 4, 5, 6, 7],
+            [3, 7, 11, 19],
+        ),
         (
             |x, y, z| (x & y).wrapping_add((x ^ y) & z),
             0x5a82_7999,
             [1, 3, 5, 7, 0, 2, 4, 6],
             [3, 5, 9, 13],
         ),
-        (|x, y, z| x ^ y ^ z, 0x6ed9_eba1, [3, 7, 2, 6, 1, 5, 0, 4], [3, 9, 11, 15]),
+        (
+            |x, y, z| x ^ y ^ z,
+            0x6ed9_eba1,
+            [3, 7, 2, 6, 1, 5, 0, 4],
+            [3, 9, 11, 15],
+        ),
     ];
     let mut s = *state;
     for (mix, constant, order, shifts) in rounds {
         for (i, &word) in order.iter().enumerate() {
             let [a, b, c, d] = s;
-            let sum = a.wrapping_add(mix(b, c, d)).wrapping_add(input[word]).wrapping_add(constant);
+            let sum = a
+                .wrapping_add(mix(b, c, d))
+                .wrapping_add(input[word])
+                .wrapping_add(constant);
             s = [d, sum.rotate_left(shifts[i % 4]), b, c];
         }
     }

@@ -3,7 +3,7 @@
 use super::extents::Root;
 use super::hash::checksum;
 use super::layout::INODE_SIZE;
-use super::put::{put16, put32, put16_split};
+use super::put::{put16, put16_split, put32};
 use super::xattrs::IN_INODE_AT;
 use crate::tree::Text;
 
@@ -76,7 +76,11 @@ impl Record<'_> {
                 put32(&mut raw, 40, major << 8 | minor);
             }
             Blocks::Device { major, minor } => {
-                put32(&mut raw, 44, (minor & 0xff) | major << 8 | (minor & !0xff) << 12);
+                put32(
+                    &mut raw,
+                    44,
+                    (minor & 0xff) | major << 8 | (minor & !0xff) << 12,
+                );
             }
             Blocks::Nothing => {}
         }

@@ -81,12 +81,18 @@ impl Plan {
         let groups = blocks.div_ceil(BLOCKS_PER_GROUP);
         let by_size = (blocks * BLOCK as u64) / options.bytes_per_inode.max(BLOCK as u64);
         let wanted = (inodes + inodes / 64 + 16).max(by_size);
-        let each = wanted.div_ceil(groups).next_multiple_of(u64::from(INODES_PER_BLOCK));
+        let each = wanted
+            .div_ceil(groups)
+            .next_multiple_of(u64::from(INODES_PER_BLOCK));
         Plan {
             blocks,
             groups,
             inodes_per_group: each.min(MAX_INODES_PER_GROUP) as u32,
-            journal: if options.journal { journal_blocks(blocks) } else { 0 },
+            journal: if options.journal {
+                journal_blocks(blocks)
+            } else {
+                0
+            },
         }
     }
 

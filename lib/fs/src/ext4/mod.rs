@@ -33,10 +33,16 @@ const LINKS: u32 = 65_000;
 /// Refuses options that ext4 has no form for.
 pub(crate) fn check(options: &Options) -> Result<(), Error> {
     if options.label.len() > 16 {
-        return Err(Error::Option { option: "label", reason: "longer than 16 bytes" });
+        return Err(Error::Option {
+            option: "label",
+            reason: "longer than 16 bytes",
+        });
     }
     if options.uuid == [0; 16] {
-        return Err(Error::Option { option: "uuid", reason: "all zeros" });
+        return Err(Error::Option {
+            option: "uuid",
+            reason: "all zeros",
+        });
     }
     Ok(())
 }
@@ -63,14 +69,17 @@ pub(crate) fn finish(mut merge: Merge<'_, '_>, options: &Options) -> Result<Summ
     writer.side_blocks(root).map_err(Error::Write)?;
     let used = FIRST_INODE - 1 + writer.order.len() as u32;
     let free = writer.data.free_runs().map(|run| run.end - run.start).sum();
-    let plan = Plan::choose(writer.data.next(), free, u64::from(used), options).map_err(|needed| {
-        let size = match options.size {
-            crate::SizeChoice::Exactly(size) => size,
-            _ => 0,
-        };
-        Error::TooSmall { size, needed }
-    })?;
-    let free_blocks = writer.metadata(root, &plan, used, options).map_err(Error::Write)?;
+    let plan =
+        Plan::choose(writer.data.next(), free, u64::from(used), options).map_err(|needed| {
+            let size = match options.size {
+                crate::SizeChoice::Exactly(size) => size,
+                _ => 0,
+            };
+            Error::TooSmall { size, needed }
+        })?;
+    let free_blocks = writer
+        .metadata(root, &plan, used, options)
+        .map_err(Error::Write)?;
     Ok(Summary {
         image_bytes: plan.blocks * BLOCK as u64,
         used_bytes: (plan.blocks - free_blocks) * BLOCK as u64,
@@ -194,7 +203,15 @@ impl Writer<'_> {
         if !self.sets.contains_key(&id) {
             let stored = xattrs::encode(self.tree.xattrs.get(id))
                 .map_err(|fault| self.unstorable(node, fault))?;
-            self.sets.insert(id, Set { stored, users: 0, block: 0, room: 0 });
+            self.sets.insert(
+                id,
+                Set {
+                    stored,
+                    users: 0,
+                    block: 0,
+                    room: 0,
+                },
+            );
         }
         if let Some(set) = self.sets.get_mut(&id) {
             set.users += 1;
@@ -204,7 +221,10 @@ impl Writer<'_> {
     }
 
     fn unstorable(&self, node: NodeId, fault: Fault) -> Error {
-        Error::Unstorable { path: lossy(&self.tree.path(node)), fault }
+        Error::Unstorable {
+            path: lossy(&self.tree.path(node)),
+            fault,
+        }
     }
 
     fn directory(
@@ -232,7 +252,9 @@ impl Writer<'_> {
             self.indexed.push(own);
         }
         self.large_dir |= laid.large;
-        let extents = self.data.allocate_extents((laid.bytes.len() / BLOCK) as u32);
+        let extents = self
+            .data
+            .allocate_extents((laid.bytes.len() / BLOCK) as u32);
         self.write_extents(extents, &laid.bytes)?;
         let id = self.tree.inode_of(node);
         let inode = self.tree.inode_mut(id);
@@ -296,8 +318,12 @@ impl Writer<'_> {
 
     /// The attribute block for one more inode with this set; zero for none.
     fn attribute_block(&mut self, set: XattrId) -> io::Result<u64> {
-        let Some(set) = self.sets.get_mut(&set) else { return Ok(0) };
-        let Some(block) = &mut set.stored.block else { return Ok(0) };
+        let Some(set) = self.sets.get_mut(&set) else {
+            return Ok(0);
+        };
+        let Some(block) = &mut set.stored.block else {
+            return Ok(0);
+        };
         if set.room == 0 {
             set.room = set.users.min(xattrs::SHARED);
             set.users -= set.room;
@@ -325,10 +351,16 @@ impl Writer<'_> {
         let bitmaps: Vec<(u64, u64)> = (0..plan.groups)
             .map(|_| (self.data.allocate_run(1), self.data.allocate_run(1)))
             .collect();
-        let tables: Vec<u64> =
-            (0..plan.groups).map(|_| self.data.allocate_run(plan.table_blocks())).collect();
+        let tables: Vec<u64> = (0..plan.groups)
+            .map(|_| self.data.allocate_run(plan.table_blocks()))
+            .collect();
         let mut groups = group::Groups::new(plan, &self.data, &bitmaps, &tables);
-        let mut table = Table { plan, tables: &tables, block: [0; BLOCK], filled: 0 };
+        let mut table = Table {
+            plan,
+            tables: &tables,
+            block: [0; BLOCK],
+            filled: 0,
+        };
         for number in 1..=used {
             let (raw, directory) = match number {
                 ROOT_INODE => self.record(self.tree.inode_of(root), number)?,
@@ -344,9 +376,8 @@ impl Writer<'_> {
             free_blocks: groups.free_blocks(),
             free_inodes: plan.inodes_per_group * plan.groups as u32 - used,
             large_dir: self.large_dir,
-            journal: journal.map(|(root, _)| {
-                (root.i_block, u64::from(plan.journal) * BLOCK as u64)
-            }),
+            journal: journal
+                .map(|(root, _)| (root.i_block, u64::from(plan.journal) * BLOCK as u64)),
         };
         groups.write_descriptors(&mut self.data, self.seed, |group| {
             superblock::encode(plan, &totals, options, group)
@@ -359,16 +390,19 @@ impl Writer<'_> {
         let extents = self.data.allocate_extents(blocks);
         let mut block = [0; BLOCK];
         block[..superblock::SIZE].copy_from_slice(&superblock::journal(blocks));
-        let first = self.data.extents(extents).first().map_or(0, |extent| extent.start);
+        let first = self
+            .data
+            .extents(extents)
+            .first()
+            .map_or(0, |extent| extent.start);
         self.data.write(first, &block)?;
         Ok((self.extent_root(extents, JOURNAL_INODE)?, u64::from(blocks)))
     }
 
-    fn journal_record(
-        &self,
-        journal: Option<&(extents::Root, u64)>,
-    ) -> [u8; layout::INODE_SIZE] {
-        let Some((root, blocks)) = journal else { return [0; layout::INODE_SIZE] };
+    fn journal_record(&self, journal: Option<&(extents::Root, u64)>) -> [u8; layout::INODE_SIZE] {
+        let Some((root, blocks)) = journal else {
+            return [0; layout::INODE_SIZE];
+        };
         let record = Record {
             mode: tree::S_IFREG | 0o600,
             uid: 0,
@@ -382,15 +416,15 @@ impl Writer<'_> {
             attribute_block: 0,
             attributes: None,
         };
-        record.encode(&Blocks::Extents(*root), b"", inode::seed(self.seed, JOURNAL_INODE))
+        record.encode(
+            &Blocks::Extents(*root),
+            b"",
+            inode::seed(self.seed, JOURNAL_INODE),
+        )
     }
 
     /// One inode's record, and whether it is a directory.
-    fn record(
-        &mut self,
-        id: InodeId,
-        number: u32,
-    ) -> io::Result<([u8; layout::INODE_SIZE], bool)> {
+    fn record(&mut self, id: InodeId, number: u32) -> io::Result<([u8; layout::INODE_SIZE], bool)> {
         let seed = inode::seed(self.seed, number);
         let inode = self.tree.inode(id).clone();
         let (root, attribute_block) = self.special.remove(&number).unwrap_or((None, 0));

@@ -64,10 +64,18 @@ pub(super) fn encode(plan: &Plan, totals: &Totals, options: &Options, group: u64
     put32(&mut raw, 84, FIRST_INODE);
     put16(&mut raw, 88, INODE_SIZE as u16);
     put16(&mut raw, 90, group as u16);
-    let journal = if totals.journal.is_some() { HAS_JOURNAL } else { 0 };
+    let journal = if totals.journal.is_some() {
+        HAS_JOURNAL
+    } else {
+        0
+    };
     put32(&mut raw, 92, EXT_ATTR | DIR_INDEX | journal);
     let large_dir = if totals.large_dir { LARGE_DIR } else { 0 };
-    put32(&mut raw, 96, FILETYPE | META_BG | EXTENTS | BITS_64 | FLEX_BG | large_dir);
+    put32(
+        &mut raw,
+        96,
+        FILETYPE | META_BG | EXTENTS | BITS_64 | FLEX_BG | large_dir,
+    );
     let read_only = SPARSE_SUPER | LARGE_FILE | HUGE_FILE | DIR_NLINK | EXTRA_ISIZE | METADATA_CSUM;
     put32(&mut raw, 100, read_only);
     raw[104..120].copy_from_slice(&options.uuid);

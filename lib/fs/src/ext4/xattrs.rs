@@ -81,14 +81,24 @@ pub(super) fn encode(set: &[(Box<[u8]>, Box<[u8]>)]) -> Result<Stored, Fault> {
         put32(&mut bytes[..], 0, MAGIC);
         put32(&mut bytes[..], 8, 1);
         let hashes = outside.iter().map(Attribute::hash);
-        let folded = hashes.clone().fold(0u32, |all, hash| all.rotate_left(16) ^ hash);
+        let folded = hashes
+            .clone()
+            .fold(0u32, |all, hash| all.rotate_left(16) ^ hash);
         // A zero anywhere means that the block is not to be shared.
-        let hash = if hashes.clone().any(|hash| hash == 0) { 0 } else { folded };
+        let hash = if hashes.clone().any(|hash| hash == 0) {
+            0
+        } else {
+            folded
+        };
         put32(&mut bytes[..], 12, hash);
         fill(&mut bytes[..], &outside, BLOCK_HEADER, true);
         bytes
     });
-    Ok(Stored { inode, block, dropped })
+    Ok(Stored {
+        inode,
+        block,
+        dropped,
+    })
 }
 
 /// Completes a block with its reference count and checksum.
@@ -157,7 +167,12 @@ fn translate(name: &[u8], value: &[u8]) -> Result<Translated, Fault> {
                 return Err(Fault::XattrSize);
             }
             let (name, value) = (name.to_vec(), value.to_vec());
-            return Ok(Translated::Attribute(Attribute { index, len: name.len(), name, value }));
+            return Ok(Translated::Attribute(Attribute {
+                index,
+                len: name.len(),
+                name,
+                value,
+            }));
         }
     }
     let index = match name {
@@ -168,7 +183,12 @@ fn translate(name: &[u8], value: &[u8]) -> Result<Translated, Fault> {
     Ok(match acl(value)? {
         value if value.len() <= 4 => Translated::Nothing,
         value if index == ACL_ACCESS && value.len() == 4 + 3 * 4 => Translated::Nothing,
-        value => Translated::Attribute(Attribute { index, len: 0, name: Vec::new(), value }),
+        value => Translated::Attribute(Attribute {
+            index,
+            len: 0,
+            name: Vec::new(),
+            value,
+        }),
     })
 }
 
@@ -177,7 +197,9 @@ fn translate(name: &[u8], value: &[u8]) -> Result<Translated, Fault> {
 fn acl(value: &[u8]) -> Result<Vec<u8>, Fault> {
     const USER: u16 = 0x02;
     const GROUP: u16 = 0x08;
-    let Some((version, entries)) = value.split_at_checked(4) else { return Err(Fault::Acl) };
+    let Some((version, entries)) = value.split_at_checked(4) else {
+        return Err(Fault::Acl);
+    };
     if version != 2u32.to_le_bytes() || entries.len() % 8 != 0 || value.len() > BLOCK {
         return Err(Fault::Acl);
     }

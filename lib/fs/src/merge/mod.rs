@@ -14,6 +14,8 @@
 
 mod path;
 mod stack;
+#[cfg(test)]
+mod tests;
 
 use std::io::Read;
 use std::rc::Rc;
@@ -67,7 +69,10 @@ pub(crate) struct View {
 
 impl From<Full> for Error {
     fn from(_: Full) -> Self {
-        Error::Limit { what: "names or bytes of names", limit: u64::from(u32::MAX) }
+        Error::Limit {
+            what: "names or bytes of names",
+            limit: u64::from(u32::MAX),
+        }
     }
 }
 
@@ -106,7 +111,12 @@ impl<'a, 'f> Merge<'a, 'f> {
 
     pub(crate) fn view(&mut self, name: &str) -> Result<View, Error> {
         let root = self.tree.new_root()?;
-        Ok(View { name: name.into(), root, paths: Paths::new(root), pending: Vec::new() })
+        Ok(View {
+            name: name.into(),
+            root,
+            paths: Paths::new(root),
+            pending: Vec::new(),
+        })
     }
 
     /// Merges a layer that has been read.
@@ -153,15 +163,23 @@ impl<'a, 'f> Merge<'a, 'f> {
         let path = path::clean(&original, self.limits.path_bytes).map_err(failed)?;
         let (parent, name) = path::split(&path);
         if name == OPAQUE {
-            return self.mark_opaque(view, parent).map_err(|e| e.at(&layer, &original));
+            return self
+                .mark_opaque(view, parent)
+                .map_err(|e| e.at(&layer, &original));
         }
-        if name.starts_with(AUFS) || path.split(|&b| b == b'/').any(|part| part.starts_with(AUFS)) {
+        if name.starts_with(AUFS)
+            || path
+                .split(|&b| b == b'/')
+                .any(|part| part.starts_with(AUFS))
+        {
             return Ok(());
         }
         if let Some(hidden) = name.strip_prefix(WHITEOUT) {
             return match hidden {
                 b"" | b"." | b".." => Err(failed(Fault::Whiteout)),
-                _ => self.mask(view, parent, hidden).map_err(|e| e.at(&layer, &original)),
+                _ => self
+                    .mask(view, parent, hidden)
+                    .map_err(|e| e.at(&layer, &original)),
             };
         }
         if entry.kind == Kind::Hardlink {
@@ -174,7 +192,10 @@ impl<'a, 'f> Merge<'a, 'f> {
             mode: entry.mode as u16,
             uid: u32::try_from(entry.uid).map_err(|_| failed(Fault::Owner))?,
             gid: u32::try_from(entry.gid).map_err(|_| failed(Fault::Owner))?,
-            mtime: Time { seconds: entry.seconds, nanos: entry.nanos },
+            mtime: Time {
+                seconds: entry.seconds,
+                nanos: entry.nanos,
+            },
             xattrs: std::mem::take(&mut entry.xattrs),
         };
         let content = match entry.kind {
@@ -190,7 +211,8 @@ impl<'a, 'f> Merge<'a, 'f> {
             Kind::Hardlink => return Ok(()),
             Kind::Other(flag) => return Err(failed(Fault::Type(char::from(flag)))),
         };
-        self.place(view, &path, &attributes, content).map_err(|e| e.at(&layer, &original))
+        self.place(view, &path, &attributes, content)
+            .map_err(|e| e.at(&layer, &original))
     }
 
     /// Writes the content of a file.
@@ -213,7 +235,9 @@ impl<'a, 'f> Merge<'a, 'f> {
         let mut writer = self.data.begin(stored);
         for &(offset, len) in pieces {
             writer.seek(offset).map_err(failed)?;
-            writer.copy(len, &mut |buffer| archive.read(buffer)).map_err(failed)?;
+            writer
+                .copy(len, &mut |buffer| archive.read(buffer))
+                .map_err(failed)?;
         }
         writer.finish(entry.size).map_err(failed)
     }
@@ -222,7 +246,10 @@ impl<'a, 'f> Merge<'a, 'f> {
     pub(crate) fn count(&mut self) -> Result<(), Error> {
         self.entries += 1;
         if self.entries > self.limits.entries || self.tree.node_count() > self.limits.entries {
-            return Err(Error::Limit { what: "entries", limit: self.limits.entries });
+            return Err(Error::Limit {
+                what: "entries",
+                limit: self.limits.entries,
+            });
         }
         Ok(())
     }
@@ -231,7 +258,10 @@ impl<'a, 'f> Merge<'a, 'f> {
     pub(crate) fn take_content(&mut self, bytes: u64) -> Result<(), Error> {
         self.content = self.content.saturating_add(bytes);
         if self.content > self.limits.content_bytes {
-            return Err(Error::Limit { what: "bytes of content", limit: self.limits.content_bytes });
+            return Err(Error::Limit {
+                what: "bytes of content",
+                limit: self.limits.content_bytes,
+            });
         }
         if self.content - self.reported >= REPORT {
             self.report();
@@ -260,7 +290,11 @@ impl<'a, 'f> Merge<'a, 'f> {
             New::File((size, extents)) => (Content::File(extents), tree::S_IFREG, size),
             New::Directory => (Content::Directory(Extents::default()), tree::S_IFDIR, 0),
             New::Fifo => (Content::Fifo, tree::S_IFIFO, 0),
-            New::Device { block, major, minor } => {
+            New::Device {
+                block,
+                major,
+                minor,
+            } => {
                 if major > 0xfff || minor > 0xf_ffff {
                     return Err(Fault::Device.into());
                 }
@@ -275,7 +309,11 @@ impl<'a, 'f> Merge<'a, 'f> {
                     return Err(Fault::Nul.into());
                 }
                 let size = target.len() as u64;
-                (Content::Symlink(self.tree.add_text(target)?), tree::S_IFLNK, size)
+                (
+                    Content::Symlink(self.tree.add_text(target)?),
+                    tree::S_IFLNK,
+                    size,
+                )
             }
         };
         let bad = |(name, _): &&(Vec<u8>, Vec<u8>)| {
@@ -317,7 +355,12 @@ impl<'a, 'f> Merge<'a, 'f> {
             Found::Below(target) => {
                 let inode = self.inode(Content::Pending, 0)?;
                 let (layer, entry) = (view.name.clone(), path.to_vec());
-                view.pending.push(Pending { inode, target, layer, entry });
+                view.pending.push(Pending {
+                    inode,
+                    target,
+                    layer,
+                    entry,
+                });
                 inode
             }
         };
@@ -351,7 +394,8 @@ impl<'a, 'f> Merge<'a, 'f> {
             self.tree.set(node, tree::SEALED);
             view.paths.forget();
         }
-        self.tree.clear(node, tree::MASK | tree::GHOST | tree::IMPLIED);
+        self.tree
+            .clear(node, tree::MASK | tree::GHOST | tree::IMPLIED);
         self.tree.set_inode(node, inode);
         self.tree.release(inode);
         self.reclaim();
@@ -396,7 +440,9 @@ impl<'a, 'f> Merge<'a, 'f> {
     }
 
     fn mask(&mut self, view: &mut View, parent: &[u8], name: &[u8]) -> Result<(), Refused> {
-        let Some(parent) = self.ghosts(view, parent)? else { return Ok(()) };
+        let Some(parent) = self.ghosts(view, parent)? else {
+            return Ok(());
+        };
         match self.tree.child(parent, name) {
             None => {
                 self.tree.attach(parent, name, InodeId::NONE, tree::MASK)?;
@@ -436,7 +482,10 @@ impl<'a, 'f> Merge<'a, 'f> {
     }
 
     fn implied(&mut self) -> Result<InodeId, Full> {
-        self.inode(Content::Directory(Extents::default()), tree::S_IFDIR | 0o755)
+        self.inode(
+            Content::Directory(Extents::default()),
+            tree::S_IFDIR | 0o755,
+        )
     }
 
     fn inode(&mut self, content: Content, mode: u16) -> Result<InodeId, Full> {
@@ -483,7 +532,11 @@ impl<'a, 'f> Merge<'a, 'f> {
 
 impl Pending {
     fn dangling(&self) -> Error {
-        fault_at(&self.layer, &self.entry, Fault::Dangling(lossy(&self.target)))
+        fault_at(
+            &self.layer,
+            &self.entry,
+            Fault::Dangling(lossy(&self.target)),
+        )
     }
 }
 
@@ -525,7 +578,11 @@ impl From<Full> for Refused {
 }
 
 fn fault_at(layer: &str, entry: &[u8], fault: Fault) -> Error {
-    Error::Entry { layer: layer.to_owned(), entry: lossy(entry), fault }
+    Error::Entry {
+        layer: layer.to_owned(),
+        entry: lossy(entry),
+        fault,
+    }
 }
 
 fn tar_error(layer: &str, error: TarError) -> Error {
@@ -533,6 +590,10 @@ fn tar_error(layer: &str, error: TarError) -> Error {
     match error {
         TarError::Read(source) => Error::Read { layer, source },
         TarError::NotTar(reason) => Error::NotTar { layer, reason },
-        TarError::Damaged(offset, reason) => Error::Damaged { layer, offset, reason },
+        TarError::Damaged(offset, reason) => Error::Damaged {
+            layer,
+            offset,
+            reason,
+        },
     }
 }

@@ -76,7 +76,11 @@ pub(crate) fn find_below(tree: &Tree, root: NodeId, path: &[u8]) -> Below {
                 return if masked { Below::Hidden } else { Below::Lower };
             }
         } else if last {
-            return if directory { Below::Directory } else { Below::Node(node) };
+            return if directory {
+                Below::Directory
+            } else {
+                Below::Node(node)
+            };
         } else if !directory {
             return Below::Hidden;
         }
@@ -117,7 +121,13 @@ impl Paths {
     }
 
     pub(crate) fn walk(&self, path: &[u8]) -> Walk {
-        Walk { root: self.root, at: self.root, path: path.to_vec(), position: 0, links: 0 }
+        Walk {
+            root: self.root,
+            at: self.root,
+            path: path.to_vec(),
+            position: 0,
+            links: 0,
+        }
     }
 
     /// Looks a clean path up, following this layer's links in its parents.
@@ -194,7 +204,10 @@ impl Walk {
             if rest.is_empty() {
                 return Ok(Step::End);
             }
-            let len = rest.iter().position(|&byte| byte == b'/').unwrap_or(rest.len());
+            let len = rest
+                .iter()
+                .position(|&byte| byte == b'/')
+                .unwrap_or(rest.len());
             let name = &rest[..len];
             let after = self.position + len + 1;
             match name {

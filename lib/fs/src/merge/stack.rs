@@ -8,7 +8,9 @@ pub(crate) fn merge(tree: &mut Tree, upper: NodeId, lower: NodeId) {
     while let Some((upper, lower)) = todo.pop() {
         let children = tree.take_children(lower);
         if tree.has(upper, SEALED) {
-            children.into_iter().for_each(|child| tree.drop_taken(child));
+            children
+                .into_iter()
+                .for_each(|child| tree.drop_taken(child));
             tree.set_inode(lower, InodeId::NONE);
             continue;
         }

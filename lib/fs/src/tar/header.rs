@@ -167,7 +167,10 @@ fn octal(field: &[u8]) -> Number {
 }
 
 fn text(field: &[u8]) -> &[u8] {
-    let end = field.iter().position(|&byte| byte == 0).unwrap_or(field.len());
+    let end = field
+        .iter()
+        .position(|&byte| byte == 0)
+        .unwrap_or(field.len());
     &field[..end]
 }
 
@@ -186,7 +189,10 @@ mod tests {
             (b"\x80\0\0\0\xff\xff\xff\xff", Ok(0xffff_ffff)),
             (b"\xff\xff\xff\xff\xff\xff\xff\xfe", Ok(-2)),
             (b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", Ok(-1)),
-            (b"\x80\x01\0\0\0\0\0\0\0\0\0\0", Err("a number is out of range")),
+            (
+                b"\x80\x01\0\0\0\0\0\0\0\0\0\0",
+                Err("a number is out of range"),
+            ),
         ];
         for (field, expected) in cases {
             assert_eq!(number(field), *expected, "{field:?}");

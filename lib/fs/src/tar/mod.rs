@@ -84,7 +84,9 @@ impl<R: Read> Archive<R> {
             let skip = self.left + self.padding;
             self.skip(skip)?;
             (self.left, self.padding) = (0, 0);
-            let Some(header) = self.header()? else { return Ok(None) };
+            let Some(header) = self.header()? else {
+                return Ok(None);
+            };
             match header.type_flag() {
                 b'x' => {
                     let bytes = self.extension(&header)?;
@@ -133,7 +135,11 @@ impl<R: Read> Archive<R> {
         if header.type_flag() == 0 && path.last() == Some(&b'/') {
             kind = Kind::Directory;
         }
-        let link = pax.link.take().or(long_link).unwrap_or_else(|| header.link());
+        let link = pax
+            .link
+            .take()
+            .or(long_link)
+            .unwrap_or_else(|| header.link());
         let stored = match pax.size {
             Some(size) => size,
             None => self.number(header.size())?,
@@ -182,7 +188,9 @@ impl<R: Read> Archive<R> {
             let mut map = Vec::new();
             let mut more = header.sparse_map(&mut map).map_err(|r| self.damaged(r))?;
             while more {
-                let record = self.record()?.ok_or_else(|| self.damaged("truncated sparse map"))?;
+                let record = self
+                    .record()?
+                    .ok_or_else(|| self.damaged("truncated sparse map"))?;
                 more = sparse::gnu_extension(&record, &mut map).map_err(|r| self.damaged(r))?;
                 if map.len() > sparse::PIECES {
                     return Err(self.damaged("the sparse map is too long"));
@@ -204,7 +212,9 @@ impl<R: Read> Archive<R> {
     }
 
     fn header(&mut self) -> Result<Option<Header>> {
-        let Some(record) = self.record()? else { return Ok(None) };
+        let Some(record) = self.record()? else {
+            return Ok(None);
+        };
         if crate::data::is_zero(&record) {
             return Ok(None);
         }

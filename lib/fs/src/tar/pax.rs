@@ -27,13 +27,20 @@ impl Pax {
     pub(crate) fn parse(&mut self, mut bytes: &[u8]) -> Result<(), Fault> {
         // Some writers fill the rest of the record with NUL.
         while bytes.first().is_some_and(|&byte| byte != 0) {
-            let space = bytes.iter().take(20).position(|&b| b == b' ').ok_or("malformed PAX record")?;
+            let space = bytes
+                .iter()
+                .take(20)
+                .position(|&b| b == b' ')
+                .ok_or("malformed PAX record")?;
             let len = decimal(&bytes[..space])? as usize;
             if len <= space + 1 || len > bytes.len() || bytes[len - 1] != b'\n' {
                 return Err("malformed PAX record");
             }
             let record = &bytes[space + 1..len - 1];
-            let equals = record.iter().position(|&b| b == b'=').ok_or("malformed PAX record")?;
+            let equals = record
+                .iter()
+                .position(|&b| b == b'=')
+                .ok_or("malformed PAX record")?;
             self.record(&record[..equals], &record[equals + 1..])?;
             bytes = &bytes[len..];
         }
@@ -66,7 +73,9 @@ impl Pax {
             b"GNU.sparse.offset" => self.offset = Some(decimal(value)?),
             b"GNU.sparse.numbytes" => {
                 let offset = self.offset.take().ok_or("malformed sparse map")?;
-                self.sparse_map.get_or_insert_default().push((offset, decimal(value)?));
+                self.sparse_map
+                    .get_or_insert_default()
+                    .push((offset, decimal(value)?));
             }
             b"GNU.sparse.numblocks" => {
                 self.sparse_map.get_or_insert_default();
@@ -101,7 +110,9 @@ pub(crate) fn decimal(digits: &[u8]) -> Result<u64, Fault> {
         if !byte.is_ascii_digit() {
             return Err("a number is not decimal");
         }
-        let more = value.checked_mul(10).and_then(|v| v.checked_add(u64::from(byte - b'0')));
+        let more = value
+            .checked_mul(10)
+            .and_then(|v| v.checked_add(u64::from(byte - b'0')));
         value = more.ok_or("a number is out of range")?;
     }
     // Keeps sums of two far from overflow.
@@ -177,7 +188,8 @@ mod tests {
             assert_eq!(Pax::default().parse(bytes), *expected, "{bytes:?}");
         }
         let mut pax = Pax::default();
-        pax.parse(b"25 SCHILY.xattr.user.a=\0\n\n13 size=1234\n\0\0").unwrap();
+        pax.parse(b"26 SCHILY.xattr.user.a=\0\n\n13 size=1234\n\0\0")
+            .unwrap();
         assert_eq!(pax.xattrs, [(b"user.a".to_vec(), b"\0\n".to_vec())]);
         assert_eq!(pax.size, Some(1234));
     }

@@ -19,7 +19,10 @@ pub(crate) fn gnu_extension(
 
 /// PAX format 1.0: decimal lines at the head of the content, filled up to a whole record.
 pub(crate) fn read_map<R: Read>(archive: &mut Archive<R>) -> Result<Vec<(u64, u64)>, TarError> {
-    let mut lines = Lines { record: [0; RECORD], at: RECORD };
+    let mut lines = Lines {
+        record: [0; RECORD],
+        at: RECORD,
+    };
     let count = lines.number(archive)?;
     if count > PIECES as u64 {
         return Err(archive.damaged("the sparse map is too long"));
@@ -72,7 +75,9 @@ pub(crate) fn check(
         if offset < end {
             return Err("the sparse map is not ascending");
         }
-        end = offset.checked_add(len).ok_or("the sparse map is out of range")?;
+        end = offset
+            .checked_add(len)
+            .ok_or("the sparse map is out of range")?;
         sum += len;
     }
     if end > size {
