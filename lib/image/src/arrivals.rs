@@ -25,7 +25,10 @@ impl Arrivals {
     pub(crate) fn new(missing: &[Descriptor]) -> Self {
         let missing = missing.iter().map(|layer| layer.digest.clone()).collect();
         Arrivals {
-            state: Mutex::new(State { missing, closed: false }),
+            state: Mutex::new(State {
+                missing,
+                closed: false,
+            }),
             changed: Condvar::new(),
         }
     }
@@ -52,7 +55,10 @@ impl Arrivals {
             if state.closed {
                 return Err(io::Error::other("its download failed"));
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         drop(state);
         Ok(Box::new(File::open(blobs.path(digest))?))

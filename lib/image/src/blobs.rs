@@ -77,6 +77,24 @@ impl Blobs {
         writer.commit(self)
     }
 
+    /// Takes over a file in staging whose digest is known. One file may be taken over repeatedly.
+    ///
+    /// # Errors
+    /// When it cannot be synced or linked.
+    pub(crate) fn adopt(&self, staged: &Path, digest: &Digest) -> Result<(), Error> {
+        let target = self.path(digest);
+        File::open(staged)
+            .and_then(|file| file.sync_all())
+            .map_err(Error::io("sync", staged))?;
+        // Linked under a name of its own first: link(2) replaces nothing, rename(2) does.
+        let new = staged.with_extension("adopted");
+        fs::hard_link(staged, &new).map_err(Error::io("link", staged))?;
+        fs::rename(&new, &target).map_err(Error::io("create", &target))?;
+        // rename(2) leaves both names when they are one file already.
+        let _ = fs::remove_file(&new);
+        sync_parent(&target)
+    }
+
     /// Removes a blob that turned out to be damaged; returns whether it was.
     ///
     /// # Errors
@@ -107,9 +125,17 @@ impl Blobs {
         let mut entry = manifest.clone();
         entry.annotations.clear();
         if let Some(name) = name {
-            entry.annotations.insert(REF_NAME.to_owned(), name.to_owned());
-            index.manifests.retain(|there| there.annotation(REF_NAME) != Some(name));
-        } else if index.manifests.iter().any(|there| there.digest == entry.digest) {
+            entry
+                .annotations
+                .insert(REF_NAME.to_owned(), name.to_owned());
+            index
+                .manifests
+                .retain(|there| there.annotation(REF_NAME) != Some(name));
+        } else if index
+            .manifests
+            .iter()
+            .any(|there| there.digest == entry.digest)
+        {
             return Ok(());
         }
         index
@@ -171,7 +197,12 @@ impl BlobWriter {
     pub(crate) fn new(staged: &Staged, name: &str) -> Result<Self, Error> {
         let path = staged.path().join(name);
         let file = private_file(&path)?;
-        Ok(BlobWriter { path, file, hasher: HashWriter::default(), written: 0 })
+        Ok(BlobWriter {
+            path,
+            file,
+            hasher: HashWriter::default(),
+            written: 0,
+        })
     }
 
     /// Appends.
@@ -179,7 +210,9 @@ impl BlobWriter {
     /// # Errors
     /// When the file cannot be written.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.file.write_all(bytes).map_err(Error::io("write", &self.path))?;
+        self.file
+            .write_all(bytes)
+            .map_err(Error::io("write", &self.path))?;
         self.hasher.0.update(bytes);
         self.written += bytes.len() as u64;
         Ok(())
@@ -220,14 +253,26 @@ impl BlobWriter {
             });
         }
         if self.written > expected.size {
-            return Err(Error::TooLong { what, expected: expected.size });
+            return Err(Error::TooLong {
+                what,
+                expected: expected.size,
+            });
         }
         let actual = self.hasher.clone().digest();
         if actual != expected.digest {
-            return Err(Error::DigestMismatch { what, expected: expected.digest.clone(), actual });
+            return Err(Error::DigestMismatch {
+                what,
+                expected: expected.digest.clone(),
+                actual,
+            });
         }
         self.commit(blobs)?;
         Ok(())
+    }
+
+    /// Leaves the file in staging; for what may not be needed.
+    pub(crate) fn finish(self) -> (PathBuf, Digest) {
+        (self.path, self.hasher.digest())
     }
 
     /// Stores the blob under the digest it has.
@@ -237,7 +282,9 @@ impl BlobWriter {
     pub(crate) fn commit(self, blobs: &Blobs) -> Result<Digest, Error> {
         let digest = self.hasher.digest();
         let target = blobs.path(&digest);
-        self.file.sync_all().map_err(Error::io("sync", &self.path))?;
+        self.file
+            .sync_all()
+            .map_err(Error::io("sync", &self.path))?;
         fs::rename(&self.path, &target).map_err(Error::io("create", &target))?;
         sync_parent(&target)?;
         Ok(digest)
@@ -274,7 +321,11 @@ pub(crate) fn check_digest(bytes: &[u8], expected: &Digest, what: &str) -> Resul
     if actual == *expected {
         return Ok(());
     }
-    Err(Error::DigestMismatch { what: what.to_owned(), expected: expected.clone(), actual })
+    Err(Error::DigestMismatch {
+        what: what.to_owned(),
+        expected: expected.clone(),
+        actual,
+    })
 }
 
 /// A new or emptied file that only we can read.
@@ -301,5 +352,7 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 
 fn sync_parent(path: &Path) -> Result<(), Error> {
     let parent = path.parent().unwrap_or(path);
-    File::open(parent).and_then(|d| d.sync_all()).map_err(Error::io("sync", parent))
+    File::open(parent)
+        .and_then(|d| d.sync_all())
+        .map_err(Error::io("sync", parent))
 }

@@ -52,15 +52,24 @@ pub(crate) fn build(
     let image = private_file(&path)?;
     let layers = plan.layers.iter().zip(&plan.config.diff_ids).rev();
     let layers = layers.map(|(blob, diff_id)| layer(blob, diff_id, open, &*step));
-    let summary = lib_fs::build(layers, &image, &options(&plan.manifest.digest, limits), &|_| {})
-        .map_err(|error| unwrap(error, &plan.name))?;
+    let summary = lib_fs::build(
+        layers,
+        &image,
+        &options(&plan.manifest.digest, limits),
+        &|_| {},
+    )
+    .map_err(|error| unwrap(error, &plan.name))?;
     image.sync_all().map_err(Error::io("sync", &path))?;
     let config_path = staged.path().join("config.json");
     let mut config = private_file(&config_path)?;
     io::Write::write_all(&mut config, &plan.config_json)
         .and_then(|()| config.sync_all())
         .map_err(Error::io("write", &config_path))?;
-    step.done(&format!("{} entries, {}", summary.entries, ByteSize(summary.used_bytes)));
+    step.done(&format!(
+        "{} entries, {}",
+        summary.entries,
+        ByteSize(summary.used_bytes)
+    ));
     Ok(NewImage {
         digest: plan.manifest.digest.clone(),
         source: plan.source.clone(),
@@ -81,7 +90,10 @@ fn layer<'a>(
     Layer {
         name: blob.digest.short().to_owned(),
         open: Box::new(move || {
-            let raw = CountingReader { inner: open(blob)?, step };
+            let raw = CountingReader {
+                inner: open(blob)?,
+                step,
+            };
             let tar = decompress(raw, &format!("layer {}", blob.digest.short()))?;
             let (layer, expected) = (blob.digest.clone(), diff_id.clone());
             Ok(Box::new(DiffIdReader::new(tar, layer, expected)))
@@ -95,7 +107,10 @@ fn unwrap(error: lib_fs::Error, image: &str) -> Error {
     match error {
         lib_fs::Error::Read { layer, source } => match source.downcast::<Error>() {
             Ok(ours) => ours,
-            Err(source) => Error::Build { image, source: lib_fs::Error::Read { layer, source } },
+            Err(source) => Error::Build {
+                image,
+                source: lib_fs::Error::Read { layer, source },
+            },
         },
         source => Error::Build { image, source },
     }

@@ -52,7 +52,10 @@ impl ImageConfig {
             return Err(Error::malformed(what, reason));
         }
         if file.rootfs.diff_ids.len() != layers {
-            let reason = format!("{} diff-ids for {layers} layers", file.rootfs.diff_ids.len());
+            let reason = format!(
+                "{} diff-ids for {layers} layers",
+                file.rootfs.diff_ids.len()
+            );
             return Err(Error::malformed(what, reason));
         }
         let run = file.config.unwrap_or_default();
@@ -63,7 +66,11 @@ impl ImageConfig {
             entrypoint: run.entrypoint.unwrap_or_default(),
             cmd: run.cmd.unwrap_or_default(),
         };
-        Ok(ImageConfig { platform: file.platform, run, diff_ids: file.rootfs.diff_ids })
+        Ok(ImageConfig {
+            platform: file.platform,
+            run,
+            diff_ids: file.rootfs.diff_ids,
+        })
     }
 
     /// The configuration as a file that parses to the same; equal values give equal bytes.
@@ -79,7 +86,10 @@ impl ImageConfig {
                 entrypoint: some(&self.run.entrypoint),
                 cmd: some(&self.run.cmd),
             }),
-            rootfs: Rootfs { kind: "layers".into(), diff_ids: self.diff_ids.clone() },
+            rootfs: Rootfs {
+                kind: "layers".into(),
+                diff_ids: self.diff_ids.clone(),
+            },
         };
         serde_json::to_vec(&file).map_err(|error| Error::malformed("the configuration", error))
     }
@@ -95,14 +105,24 @@ mod tests {
             "config":{"Env":null,"Cmd":["sh"],"Labels":{"a":"b"}},"rootfs":{"type":"layers","diff_ids":[]}}"#;
         let config = ImageConfig::parse(text, "c", 0).unwrap();
         assert_eq!(config.platform.to_string(), "linux/arm64/v8");
-        assert_eq!(config.run, OciConfig { cmd: vec!["sh".into()], ..OciConfig::default() });
+        assert_eq!(
+            config.run,
+            OciConfig {
+                cmd: vec!["sh".into()],
+                ..OciConfig::default()
+            }
+        );
         let text = br#"{"os":"linux","architecture":"amd64","rootfs":{"diff_ids":[]}}"#;
-        assert_eq!(ImageConfig::parse(text, "c", 0).unwrap().run, OciConfig::default());
+        assert_eq!(
+            ImageConfig::parse(text, "c", 0).unwrap().run,
+            OciConfig::default()
+        );
     }
 
     #[test]
     fn as_many_diff_ids_as_layers() {
-        let text = br#"{"os":"linux","architecture":"amd64","rootfs":{"type":"layers","diff_ids":[]}}"#;
+        let text =
+            br#"{"os":"linux","architecture":"amd64","rootfs":{"type":"layers","diff_ids":[]}}"#;
         let error = ImageConfig::parse(text, "c", 2).unwrap_err().to_string();
         assert_eq!(error, "c is malformed: 0 diff-ids for 2 layers");
     }

@@ -14,11 +14,11 @@ impl Diagnose for Error {
             | Error::UnknownTag { .. }
             | Error::NoPlatform { .. }
             | Error::NotSelected { .. } => Exit::NotFound,
-            Error::Io { action: "open", source, .. }
-                if source.kind() == io::ErrorKind::NotFound =>
-            {
-                Exit::NotFound
-            }
+            Error::Io {
+                action: "open",
+                source,
+                ..
+            } if source.kind() == io::ErrorKind::NotFound => Exit::NotFound,
             Error::Platform(_)
             | Error::SeveralImages { .. }
             | Error::OptionUnused { .. }
@@ -45,13 +45,21 @@ impl Diagnose for Error {
                 _ => return None,
             },
             Error::Status { .. } => "the registry has a problem; try again later".into(),
-            Error::Connection { registry, refused: true, .. } => {
+            Error::Connection {
+                registry,
+                refused: true,
+                ..
+            } => {
                 format!("is the registry running, and is {registry} its address?")
             }
             Error::Connection { .. } => {
                 "try again; the layers that arrived are kept and not downloaded twice".into()
             }
-            Error::Tls { registry, unknown_ca: true, .. } => format!(
+            Error::Tls {
+                registry,
+                unknown_ca: true,
+                ..
+            } => format!(
                 "install the registry's CA certificate on this machine, or pass \
                  --plain-http {registry} when it speaks no TLS"
             ),
@@ -82,10 +90,15 @@ impl Diagnose for Error {
                  file system"
                     .into()
             }
-            Error::Build { source: lib_fs::Error::Limit { .. }, .. } => {
-                "the image is larger than an image should be; see --help for limits".into()
+            Error::Build {
+                source: lib_fs::Error::Limit { .. },
+                ..
+            } => "the image is larger than an image should be; see --help for limits".into(),
+            Error::Build {
+                source: lib_fs::Error::Write(source),
+                ..
             }
-            Error::Build { source: lib_fs::Error::Write(source), .. } | Error::Io { source, .. }
+            | Error::Io { source, .. }
                 if source.kind() == io::ErrorKind::StorageFull =>
             {
                 "free some disk space; nothing half-made was kept".into()

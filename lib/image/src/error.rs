@@ -60,7 +60,10 @@ pub enum Error {
         what: String,
     },
     /// Any other status that is no success.
-    #[error("{registry} answered {status} to the request for {what}{}", suffix(message))]
+    #[error(
+        "{registry} answered {status} to the request for {what}{}",
+        suffix(message)
+    )]
     Status {
         /// Host and port.
         registry: String,
@@ -288,18 +291,33 @@ impl Error {
         path: impl Into<PathBuf>,
     ) -> impl FnOnce(io::Error) -> Error {
         let path = path.into();
-        move |source| Error::Io { action, path, source }
+        move |source| Error::Io {
+            action,
+            path,
+            source,
+        }
     }
 
     pub(crate) fn malformed(what: &str, reason: impl std::fmt::Display) -> Error {
-        Error::Malformed { what: what.to_owned(), reason: reason.to_string() }
+        Error::Malformed {
+            what: what.to_owned(),
+            reason: reason.to_string(),
+        }
     }
 }
 
 fn suffix(message: &str) -> String {
-    if message.is_empty() { String::new() } else { format!(": {message}") }
+    if message.is_empty() {
+        String::new()
+    } else {
+        format!(": {message}")
+    }
 }
 
 fn list(names: &[String]) -> String {
-    if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+    if names.is_empty() {
+        "nothing".to_owned()
+    } else {
+        names.join(", ")
+    }
 }

@@ -72,7 +72,12 @@ pub(crate) struct DiffIdReader<R> {
 
 impl<R: Read> DiffIdReader<R> {
     pub(crate) fn new(inner: R, layer: Digest, expected: Digest) -> Self {
-        DiffIdReader { inner, hasher: Some(Sha256::new()), layer, expected }
+        DiffIdReader {
+            inner,
+            hasher: Some(Sha256::new()),
+            layer,
+            expected,
+        }
     }
 }
 
@@ -162,7 +167,11 @@ mod tests {
         assert_eq!(reader.read(&mut [0; 4]).unwrap(), 0);
 
         let mut reader = DiffIdReader::new(&content[..], layer.clone(), layer);
-        let error = reader.read_to_end(&mut out).unwrap_err().downcast::<Error>().unwrap();
+        let error = reader
+            .read_to_end(&mut out)
+            .unwrap_err()
+            .downcast::<Error>()
+            .unwrap();
         assert!(matches!(error, Error::DiffId { .. }), "{error}");
     }
 }

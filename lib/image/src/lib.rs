@@ -9,6 +9,7 @@ mod build;
 mod config;
 mod diagnose;
 mod error;
+mod import;
 mod layer;
 mod limits;
 mod manifest;
@@ -18,6 +19,7 @@ mod pull;
 mod registry;
 
 pub use error::{Error, Source};
+pub use import::{ImportRequest, Input, import};
 pub use limits::Limits;
 pub use platform::Platform;
 pub use publish::{delete, tag};

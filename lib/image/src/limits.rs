@@ -44,5 +44,10 @@ fn check(what: &str, unit: &'static str, found: u64, limit: u64) -> Result<(), E
     if found <= limit {
         return Ok(());
     }
-    Err(Error::Limit { what: what.to_owned(), unit, found, limit })
+    Err(Error::Limit {
+        what: what.to_owned(),
+        unit,
+        found,
+        limit,
+    })
 }

@@ -43,7 +43,13 @@ pub(crate) struct Descriptor {
 impl Descriptor {
     pub(crate) fn new(media_type: &str, digest: Digest, size: u64) -> Self {
         let media_type = media_type.to_owned();
-        Descriptor { media_type, digest, size, platform: None, annotations: BTreeMap::new() }
+        Descriptor {
+            media_type,
+            digest,
+            size,
+            platform: None,
+            annotations: BTreeMap::new(),
+        }
     }
 
     pub(crate) fn annotation(&self, key: &str) -> Option<&str> {
@@ -101,10 +107,15 @@ impl Document {
         limits.document(what, bytes.len() as u64)?;
         let shape: Shape = serde_json::from_slice(bytes).map_err(malformed)?;
         if shape.schema_version == 1 {
-            return Err(Error::Schema1 { what: what.to_owned() });
+            return Err(Error::Schema1 {
+                what: what.to_owned(),
+            });
         }
         if shape.schema_version != 2 {
-            return Err(Error::malformed(what, format!("schemaVersion is {}", shape.schema_version)));
+            return Err(Error::malformed(
+                what,
+                format!("schemaVersion is {}", shape.schema_version),
+            ));
         }
         // A document that can be read both ways could mean different images to different tools
         // (CVE-2021-41190).
@@ -113,16 +124,27 @@ impl Document {
             (false, true) => false,
             (true, true) => return Err(Error::malformed(what, "it has both manifests and layers")),
             (false, false) => {
-                return Err(Error::malformed(what, "it has neither manifests nor layers"));
+                return Err(Error::malformed(
+                    what,
+                    "it has neither manifests nor layers",
+                ));
             }
         };
-        let expected: [&str; 2] =
-            if index { [OCI_INDEX, DOCKER_LIST] } else { [OCI_MANIFEST, DOCKER_MANIFEST] };
+        let expected: [&str; 2] = if index {
+            [OCI_INDEX, DOCKER_LIST]
+        } else {
+            [OCI_MANIFEST, DOCKER_MANIFEST]
+        };
         if !shape.media_type.is_empty() && !expected.contains(&shape.media_type.as_str()) {
-            return Err(Error::MediaType { what: what.to_owned(), media_type: shape.media_type });
+            return Err(Error::MediaType {
+                what: what.to_owned(),
+                media_type: shape.media_type,
+            });
         }
         if index {
-            return Ok(Document::Index(serde_json::from_slice(bytes).map_err(malformed)?));
+            return Ok(Document::Index(
+                serde_json::from_slice(bytes).map_err(malformed)?,
+            ));
         }
         let manifest: Manifest = serde_json::from_slice(bytes).map_err(malformed)?;
         manifest.check(what, limits)?;
@@ -229,7 +251,10 @@ mod tests {
             "application/vnd.oci.image.layer.v1.tar+zstd",
             "application/vnd.docker.image.rootfs.diff.tar.gzip",
         ] {
-            assert!(matches!(parse(&manifest(OCI_CONFIG, layer)), Ok(Document::Manifest(_))));
+            assert!(matches!(
+                parse(&manifest(OCI_CONFIG, layer)),
+                Ok(Document::Manifest(_))
+            ));
         }
         for layer in [
             "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
@@ -238,7 +263,11 @@ mod tests {
             let error = parse(&manifest(OCI_CONFIG, layer)).unwrap_err();
             assert!(matches!(error, Error::ForeignLayer { .. }), "{error}");
         }
-        for layer in ["application/vnd.oci.image.layer.v1.tar+xz", "text/plain", ""] {
+        for layer in [
+            "application/vnd.oci.image.layer.v1.tar+xz",
+            "text/plain",
+            "",
+        ] {
             let error = parse(&manifest(OCI_CONFIG, layer)).unwrap_err();
             assert!(
                 matches!(&error, Error::MediaType { media_type, .. } if media_type == layer),
@@ -253,10 +282,19 @@ mod tests {
             (r#"{"schemaVersion":1,"fsLayers":[]}"#, "schema 1"),
             (r#"{"schemaVersion":2}"#, "neither manifests nor layers"),
             (r#"{"schemaVersion":2,"manifests":[],"layers":[]}"#, "both"),
-            (r#"{"schemaVersion":3,"manifests":[]}"#, "schemaVersion is 3"),
-            (r#"{"schemaVersion":2,"mediaType":"text/x","manifests":[]}"#, "`text/x`"),
+            (
+                r#"{"schemaVersion":3,"manifests":[]}"#,
+                "schemaVersion is 3",
+            ),
+            (
+                r#"{"schemaVersion":2,"mediaType":"text/x","manifests":[]}"#,
+                "`text/x`",
+            ),
             ("[]", "malformed"),
-            (&manifest("application/vnd.cncf.helm.config.v1+json", OCI_LAYER), "helm"),
+            (
+                &manifest("application/vnd.cncf.helm.config.v1+json", OCI_LAYER),
+                "helm",
+            ),
         ] {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
@@ -270,16 +308,30 @@ mod tests {
             d.platform = platform.map(|p| p.parse().unwrap());
             d
         };
-        let index = |manifests| Index { schema_version: 2, media_type: String::new(), manifests };
+        let index = |manifests| Index {
+            schema_version: 2,
+            media_type: String::new(),
+            manifests,
+        };
         let two = index(vec![
             entry(Some("linux/arm64")),
             entry(Some("linux/s390x")),
             entry(Some("unknown/unknown")),
         ]);
-        let error = two.choose(&Platform::default(), "x").unwrap_err().to_string();
-        assert!(error.ends_with("only for linux/arm64, linux/s390x"), "{error}");
+        let error = two
+            .choose(&Platform::default(), "x")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.ends_with("only for linux/arm64, linux/s390x"),
+            "{error}"
+        );
         assert!(two.choose(&"arm64".parse().unwrap(), "x").is_ok());
-        assert!(index(vec![entry(None)]).choose(&Platform::default(), "x").is_ok());
+        assert!(
+            index(vec![entry(None)])
+                .choose(&Platform::default(), "x")
+                .is_ok()
+        );
         assert!(index(vec![]).choose(&Platform::default(), "x").is_err());
     }
 }

@@ -21,7 +21,11 @@ pub struct Platform {
 impl Default for Platform {
     /// `linux/amd64`: what the virtual machines are.
     fn default() -> Self {
-        Platform { os: "linux".into(), architecture: "amd64".into(), variant: None }
+        Platform {
+            os: "linux".into(),
+            architecture: "amd64".into(),
+            variant: None,
+        }
     }
 }
 
@@ -40,7 +44,9 @@ impl std::str::FromStr for Platform {
     fn from_str(text: &str) -> Result<Self, Error> {
         let error = || Error::Platform(text.to_owned());
         let word = |w: &&str| {
-            !w.is_empty() && w.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+            !w.is_empty()
+                && w.bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
         };
         let words: Vec<&str> = text.split('/').collect();
         if !words.iter().all(word) {
@@ -57,7 +63,11 @@ impl std::str::FromStr for Platform {
             "aarch64" => "arm64",
             other => other,
         };
-        Ok(Platform { os: os.to_owned(), architecture: architecture.to_owned(), variant })
+        Ok(Platform {
+            os: os.to_owned(),
+            architecture: architecture.to_owned(),
+            variant,
+        })
     }
 }
 

@@ -8,10 +8,7 @@ use crate::blobs::Blobs;
 use crate::manifest::Descriptor;
 
 /// An image with this manifest that is complete in the store.
-pub(crate) fn existing(
-    store: &Store,
-    manifest: &Descriptor,
-) -> Result<Option<ImageRecord>, Error> {
+pub(crate) fn existing(store: &Store, manifest: &Descriptor) -> Result<Option<ImageRecord>, Error> {
     let found = store.image_by_digest(&manifest.digest)?;
     Ok(found.filter(|image| store.context().image_disk(&image.id).is_file()))
 }
@@ -60,7 +57,9 @@ pub(crate) fn name_existing(
     let blobs = Blobs::open(store.context())?;
     let guard = locks.images()?;
     // It may have been deleted before the lock was ours.
-    let Some(there) = existing(store, manifest)? else { return Ok(None) };
+    let Some(there) = existing(store, manifest)? else {
+        return Ok(None);
+    };
     let record = rename(store, &guard, &there, name)?;
     if record.changed {
         blobs.name(&guard, manifest, name)?;
@@ -78,7 +77,10 @@ fn rename(
         Some(name) => store.name_image(guard, &image.id, name)?,
         None => false,
     };
-    Ok(ImageRecord { changed, ..store.image(image.id.as_str())? })
+    Ok(ImageRecord {
+        changed,
+        ..store.image(image.id.as_str())?
+    })
 }
 
 /// Gives an image another name; a name that another image has moves here.
@@ -101,11 +103,7 @@ pub fn tag(
 ///
 /// # Errors
 /// [`lib_store::StoreError::NotFound`], [`lib_store::StoreError::InUse`] with the VMs' names.
-pub fn delete(
-    store: &mut Store,
-    locks: &mut Locks,
-    selector: &str,
-) -> Result<ImageRecord, Error> {
+pub fn delete(store: &mut Store, locks: &mut Locks, selector: &str) -> Result<ImageRecord, Error> {
     let blobs = Blobs::open(store.context())?;
     let guard = locks.images()?;
     let image = store.image(selector)?;
@@ -113,5 +111,8 @@ pub fn delete(
     if store.image_by_digest(&image.digest)?.is_none() {
         blobs.forget(&guard, &image.digest)?;
     }
-    Ok(ImageRecord { changed: true, ..image })
+    Ok(ImageRecord {
+        changed: true,
+        ..image
+    })
 }

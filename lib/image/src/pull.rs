@@ -74,7 +74,13 @@ pub fn pull(
         .build()
         .map_err(|error| Error::Client(error.into()))?;
     let registry = Registry::new(&request.reference, &request.registry)?;
-    let pull = Pull { context: store.context().clone(), blobs, registry, request, progress };
+    let pull = Pull {
+        context: store.context().clone(),
+        blobs,
+        registry,
+        request,
+        progress,
+    };
     let (manifest, descriptor) = runtime.block_on(pull.manifest())?;
     if let Some(image) = name_existing(store, locks, &descriptor, Some(&name))? {
         return Ok(image);
@@ -135,7 +141,11 @@ impl Pull<'_> {
                 }
             }
         };
-        let total = manifest.layers.iter().map(|layer| layer.size).fold(0, u64::saturating_add);
+        let total = manifest
+            .layers
+            .iter()
+            .map(|layer| layer.size)
+            .fold(0, u64::saturating_add);
         limits.layer_bytes(&what, total)?;
         let media_type = match manifest.media_type.as_str() {
             "" => OCI_MANIFEST,
@@ -162,9 +172,12 @@ impl Pull<'_> {
         if !self.blobs.has(&manifest.config) {
             let staged = Staged::new(&self.context)?;
             let step = lib_model::Silent.step("", None);
-            self.download(&manifest.config, &staged, &what, &*step).await?;
+            self.download(&manifest.config, &staged, &what, &*step)
+                .await?;
         }
-        let config_json = self.blobs.read(&manifest.config.digest, &what, &self.request.limits)?;
+        let config_json = self
+            .blobs
+            .read(&manifest.config.digest, &what, &self.request.limits)?;
         let config = ImageConfig::parse(&config_json, &what, manifest.layers.len())?;
         if !self.request.platform.accepts(&config.platform) {
             return Err(Error::NoPlatform {
@@ -177,7 +190,9 @@ impl Pull<'_> {
         // The writer wants the topmost first.
         for layer in manifest.layers.iter().rev() {
             if self.blobs.has(layer) {
-                self.progress.step(&label(layer), Some(layer.size)).done("already here");
+                self.progress
+                    .step(&label(layer), Some(layer.size))
+                    .done("already here");
             } else if missing.iter().all(|there| there.digest != layer.digest) {
                 missing.push(layer.clone());
             }
@@ -205,7 +220,8 @@ impl Pull<'_> {
         let (cancel, cancelled) = oneshot::channel::<()>();
         let (built, fetched) = std::thread::scope(|scope| {
             let fetching = scope.spawn(|| {
-                let fetched = runtime.block_on(self.fetch(missing, &downloads, &arrivals, cancelled));
+                let fetched =
+                    runtime.block_on(self.fetch(missing, &downloads, &arrivals, cancelled));
                 arrivals.close();
                 fetched
             });
@@ -279,7 +295,10 @@ impl Pull<'_> {
     fn damaged(&self, plan: &Plan, fresh: &[Descriptor]) -> Result<Vec<Descriptor>, Error> {
         let mut damaged: Vec<Descriptor> = Vec::new();
         for layer in plan.layers.iter().rev() {
-            let known = fresh.iter().chain(&damaged).any(|there| there.digest == layer.digest);
+            let known = fresh
+                .iter()
+                .chain(&damaged)
+                .any(|there| there.digest == layer.digest);
             if !known && self.blobs.has(layer) && self.blobs.remove_if_damaged(&layer.digest)? {
                 damaged.push(layer.clone());
             }

@@ -87,10 +87,14 @@ fn parse(
             .map_err(|_| Error::malformed(&what, format!("`auth` of {key} is not base64")))?;
         let pair = String::from_utf8(bytes).ok();
         return match pair.as_deref().and_then(|pair| pair.split_once(':')) {
-            Some((user, password)) => {
-                Ok(Some((user.to_owned(), password.trim_end_matches('\0').to_owned())))
-            }
-            None => Err(Error::malformed(&what, format!("`auth` of {key} is not user:password"))),
+            Some((user, password)) => Ok(Some((
+                user.to_owned(),
+                password.trim_end_matches('\0').to_owned(),
+            ))),
+            None => Err(Error::malformed(
+                &what,
+                format!("`auth` of {key} is not user:password"),
+            )),
         };
     }
     Ok(None)
@@ -143,9 +147,14 @@ mod tests {
     #[test]
     fn damaged_files_are_named() {
         let reference = Reference::try_from("r.example/x").unwrap();
-        for text in ["{", r#"{"auths":{"r.example":{"auth":"%%"}}}"#, r#"{"auths":{"r.example":{"auth":"YQ=="}}}"#]
-        {
-            let error = parse(text, Path::new("auth.json"), &reference).unwrap_err().to_string();
+        for text in [
+            "{",
+            r#"{"auths":{"r.example":{"auth":"%%"}}}"#,
+            r#"{"auths":{"r.example":{"auth":"YQ=="}}}"#,
+        ] {
+            let error = parse(text, Path::new("auth.json"), &reference)
+                .unwrap_err()
+                .to_string();
             assert!(error.starts_with("auth.json is malformed"), "{error}");
         }
     }
@@ -154,15 +163,24 @@ mod tests {
     fn the_files_of_podman_and_docker_in_their_order() {
         let files = |set: &[(&str, &str)]| {
             credential_files(|name| {
-                set.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into())
+                set.iter()
+                    .find(|(key, _)| *key == name)
+                    .map(|(_, value)| value.into())
             })
         };
         assert_eq!(
             files(&[("HOME", "/h"), ("XDG_RUNTIME_DIR", "/r")]),
-            ["/r/containers/auth.json", "/h/.config/containers/auth.json", "/h/.docker/config.json"]
-                .map(PathBuf::from)
+            [
+                "/r/containers/auth.json",
+                "/h/.config/containers/auth.json",
+                "/h/.docker/config.json"
+            ]
+            .map(PathBuf::from)
         );
-        assert_eq!(files(&[("REGISTRY_AUTH_FILE", "/f"), ("HOME", "/h")]), [PathBuf::from("/f")]);
+        assert_eq!(
+            files(&[("REGISTRY_AUTH_FILE", "/f"), ("HOME", "/h")]),
+            [PathBuf::from("/f")]
+        );
         assert!(files(&[]).is_empty());
     }
 }

@@ -17,11 +17,17 @@ pub(super) struct Fault {
 
 impl Fault {
     pub(super) fn lasting(error: Error) -> Self {
-        Fault { error, transient: false }
+        Fault {
+            error,
+            transient: false,
+        }
     }
 
     pub(super) fn transient(error: Error) -> Self {
-        Fault { error, transient: true }
+        Fault {
+            error,
+            transient: true,
+        }
     }
 }
 
@@ -40,18 +46,35 @@ pub(super) fn explain(error: Oci, reference: &Reference, what: &str) -> Fault {
                 403 => Fault::lasting(Error::Denied { registry, what }),
                 404 => Fault::lasting(Error::UnknownTag { registry, what }),
                 _ => Fault {
-                    error: Error::Status { registry, status, what, message: shorten(&message) },
+                    error: Error::Status {
+                        registry,
+                        status,
+                        what,
+                        message: shorten(&message),
+                    },
                     transient: matches!(code, 408 | 429 | 500..),
                 },
             }
         }
         Oci::DigestError(error) => Fault::lasting(match digests(&error) {
-            Some((expected, actual)) => Error::DigestMismatch { what, expected, actual },
-            None => Error::Protocol { registry, what, source: error.into() },
+            Some((expected, actual)) => Error::DigestMismatch {
+                what,
+                expected,
+                actual,
+            },
+            None => Error::Protocol {
+                registry,
+                what,
+                source: error.into(),
+            },
         }),
         Oci::RequestError(error) => connection(Box::new(error), registry, what),
         Oci::IoError(error) => connection(Box::new(error), registry, what),
-        error => Fault::lasting(Error::Protocol { registry, what, source: error.into() }),
+        error => Fault::lasting(Error::Protocol {
+            registry,
+            what,
+            source: error.into(),
+        }),
     }
 }
 
@@ -60,7 +83,12 @@ fn refusal(envelope: &OciEnvelope, reference: &Reference, what: String) -> Fault
     let registry = reference.registry().to_owned();
     let Some(first) = envelope.errors.first() else {
         let (status, message) = ("an error without a code".to_owned(), String::new());
-        return Fault::lasting(Error::Status { registry, status, what, message });
+        return Fault::lasting(Error::Status {
+            registry,
+            status,
+            what,
+            message,
+        });
     };
     match &first.code {
         OciErrorCode::Unauthorized => Fault::lasting(Error::Unauthorized { registry, what }),
@@ -89,11 +117,7 @@ fn refusal(envelope: &OciEnvelope, reference: &Reference, what: String) -> Fault
 }
 
 /// A connection that failed or broke: nobody listens, TLS, a reset, a timeout.
-fn connection(
-    source: Box<dyn StdError + Send + Sync>,
-    registry: String,
-    what: String,
-) -> Fault {
+fn connection(source: Box<dyn StdError + Send + Sync>, registry: String, what: String) -> Fault {
     let mut kind = None;
     let mut tls = None;
     let mut resolved = true;
@@ -109,12 +133,21 @@ fn connection(
         resolved &= !error.to_string().contains("dns error");
     });
     if let Some(unknown_ca) = tls {
-        return Fault::lasting(Error::Tls { registry, unknown_ca, source });
+        return Fault::lasting(Error::Tls {
+            registry,
+            unknown_ca,
+            source,
+        });
     }
     let refused = kind == Some(io::ErrorKind::ConnectionRefused);
     Fault {
         transient: !refused && resolved,
-        error: Error::Connection { registry, what, refused, source },
+        error: Error::Connection {
+            registry,
+            what,
+            refused,
+            source,
+        },
     }
 }
 
@@ -129,7 +162,10 @@ fn unknown_ca(error: &rustls::Error) -> bool {
 /// Visits an error and all below it. `io::Error::source` leaves out the error that it wraps.
 fn walk(error: &(dyn StdError + 'static), visit: &mut dyn FnMut(&(dyn StdError + 'static))) {
     visit(error);
-    if let Some(inner) = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+    if let Some(inner) = error
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::get_ref)
+    {
         walk(inner, visit);
     } else if let Some(source) = error.source() {
         walk(source, visit);
@@ -138,13 +174,19 @@ fn walk(error: &(dyn StdError + 'static), visit: &mut dyn FnMut(&(dyn StdError +
 
 /// The error is oci-client's word on a blob's digest.
 pub(super) fn is_digest_error(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<DigestError>())
+    error
+        .get_ref()
+        .is_some_and(|inner| inner.is::<DigestError>())
 }
 
 fn digests(error: &DigestError) -> Option<(Digest, Digest)> {
-    let DigestError::VerificationError { expected, actual } = error else { return None };
+    let DigestError::VerificationError { expected, actual } = error else {
+        return None;
+    };
     let digest = |text: &str| {
-        Digest::try_from(text).or_else(|_| Digest::try_from(format!("sha256:{text}"))).ok()
+        Digest::try_from(text)
+            .or_else(|_| Digest::try_from(format!("sha256:{text}")))
+            .ok()
     };
     Some((digest(expected)?, digest(actual)?))
 }

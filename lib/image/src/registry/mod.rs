@@ -74,7 +74,11 @@ impl Registry {
         let plain = (reference.is_loopback() && !options.tls_on_loopback)
             || options.plain_http.iter().any(|host| host == registry);
         let config = ClientConfig {
-            protocol: if plain { ClientProtocol::Http } else { ClientProtocol::Https },
+            protocol: if plain {
+                ClientProtocol::Http
+            } else {
+                ClientProtocol::Https
+            },
             // Platforms are chosen by `Index::choose`.
             platform_resolver: None,
             connect_timeout: Some(options.connect_timeout),
@@ -87,7 +91,12 @@ impl Registry {
             Some((user, password)) => RegistryAuth::Basic(user, password),
             None => RegistryAuth::Anonymous,
         };
-        Ok(Registry { client, reference: reference.clone(), auth, retry: options.retry.clone() })
+        Ok(Registry {
+            client,
+            reference: reference.clone(),
+            auth,
+            retry: options.retry.clone(),
+        })
     }
 
     /// Logs in where the registry wants that. Before everything else.
@@ -99,7 +108,10 @@ impl Registry {
         let what = self.reference.familiar();
         let mut backoff = self.retry.start();
         loop {
-            let answer = self.client.auth(&target, &self.auth, RegistryOperation::Pull).await;
+            let answer = self
+                .client
+                .auth(&target, &self.auth, RegistryOperation::Pull)
+                .await;
             match answer {
                 Ok(_) => return Ok(()),
                 Err(error) => backoff.wait(self.fault(error, &what)).await?,
@@ -119,12 +131,20 @@ impl Registry {
         let pinned = digest.or(self.reference.digest());
         let target = self.target(pinned);
         let what = match digest {
-            Some(digest) => format!("manifest {}/{}@{digest}", self.reference.registry(), self.reference.repository()),
+            Some(digest) => format!(
+                "manifest {}/{}@{digest}",
+                self.reference.registry(),
+                self.reference.repository()
+            ),
             None => format!("manifest {}", self.reference),
         };
         let mut backoff = self.retry.start();
         let bytes = loop {
-            match self.client.pull_manifest_raw(&target, &self.auth, ACCEPTED).await {
+            match self
+                .client
+                .pull_manifest_raw(&target, &self.auth, ACCEPTED)
+                .await
+            {
                 Ok((bytes, _)) => break bytes,
                 Err(error) => backoff.wait(self.fault(error, &what)).await?,
             }
@@ -191,7 +211,10 @@ impl Registry {
                 }
             };
             if writer.written() + chunk.len() as u64 > blob.size {
-                return Err(Fault::lasting(Error::TooLong { what, expected: blob.size }));
+                return Err(Fault::lasting(Error::TooLong {
+                    what,
+                    expected: blob.size,
+                }));
             }
             writer.write(&chunk).map_err(Fault::lasting)?;
             step.advance(chunk.len() as u64);

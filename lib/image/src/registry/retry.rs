@@ -16,13 +16,19 @@ pub struct Retry {
 
 impl Default for Retry {
     fn default() -> Self {
-        Retry { attempts: 4, first_pause: Duration::from_millis(300) }
+        Retry {
+            attempts: 4,
+            first_pause: Duration::from_millis(300),
+        }
     }
 }
 
 impl Retry {
     pub(super) fn start(&self) -> Backoff {
-        Backoff { left: self.attempts.saturating_sub(1), pause: self.first_pause }
+        Backoff {
+            left: self.attempts.saturating_sub(1),
+            pause: self.first_pause,
+        }
     }
 }
 
