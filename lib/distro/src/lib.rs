@@ -1,0 +1,1 @@
+//! Kernel and root file system from the archive of the host distribution.
