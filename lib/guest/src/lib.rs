@@ -1,0 +1,22 @@
+//! The host's client of a guest agent: exec, info and shutdown over the VM's agent socket.
+//!
+//! Blocking, without threads and without a runtime: one `poll(2)` loop per call. The guest is
+//! hostile: what it sends is bounded and checked, and nothing it says can make the caller panic.
+
+mod error;
+mod exec;
+mod guest;
+mod signals;
+mod sink;
+mod terminal;
+
+pub use banger_wire::agent::{
+    CallError, CallErrorKind, Event, Exec, Exit, Info, Started, TerminalSize,
+};
+
+pub use error::{Error, Result};
+pub use exec::{Io, Outcome};
+pub use guest::Guest;
+pub use signals::{Command, Control, Signals};
+pub use sink::Sink;
+pub use terminal::{RawTerminal, terminal_size};
