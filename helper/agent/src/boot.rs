@@ -1,0 +1,198 @@
+//! PID 1's way from the kernel's first exec to serving calls, stage by stage.
+//!
+//! A stage that fails ends the boot: the reason goes to the console and to the host, and the guest
+//! powers off. Everything up to [`root::enter`] happens in the initramfs, everything later inside
+//! the image, through the agent's own chroot, so that a hostile image's links lead nowhere else.
+
+mod disk;
+mod failure;
+mod files;
+mod modules;
+mod mounts;
+mod network;
+mod root;
+mod uevent;
+mod virtio_port;
+
+use std::fs::File;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use banger_wire::config::{self, GuestConfig};
+use nix::sys::resource::{Resource, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::{LocalSet, spawn_local};
+
+use crate::channel::ChannelError;
+use crate::port::Port;
+use crate::serve::Agent;
+use crate::{console, runtime, shutdown, sys};
+
+/// What processes have to end themselves when the guest itself asks for its end.
+const OWN_SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+
+/// Why the boot cannot go on: what failed, on what, and why.
+#[derive(Debug)]
+pub(crate) struct BootError(String);
+
+impl std::fmt::Display for BootError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Adds what was being done to an error.
+trait While<T> {
+    fn context(self, what: impl FnOnce() -> String) -> Result<T, BootError>;
+}
+
+impl<T, E: std::fmt::Display> While<T> for Result<T, E> {
+    fn context(self, what: impl FnOnce() -> String) -> Result<T, BootError> {
+        self.map_err(|error| BootError(format!("{}: {error}", what())))
+    }
+}
+
+/// Boots and serves until the guest's end; returns only when the kernel refuses to power off.
+pub(crate) fn run() {
+    console::power_off_on_panic();
+    if let Err(error) = boot() {
+        let message = format!("boot failed: {error}");
+        console::say(&message);
+        failure::report(message);
+    }
+    console::power_off();
+}
+
+fn boot() -> Result<(), BootError> {
+    mounts::early()?;
+    console::open();
+    protect_self();
+    let config = read_config()?;
+    modules::load()?;
+    prepare_kernel(&config);
+    let disks = root::enter(&config)?;
+    files::write(&config);
+    let runtime = runtime().context(|| "starting the runtime".to_owned())?;
+    LocalSet::new().block_on(&runtime, serve(config, &disks))
+}
+
+fn read_config() -> Result<GuestConfig, BootError> {
+    let text = std::fs::read(config::PATH).context(|| format!("reading {}", config::PATH))?;
+    let config: GuestConfig =
+        serde_json::from_slice(&text).context(|| format!("parsing {}", config::PATH))?;
+    if config.protocol == banger_wire::PROTOCOL {
+        Ok(config)
+    } else {
+        Err(BootError(format!(
+            "{} is of protocol {}, this agent speaks {}",
+            config::PATH,
+            config.protocol,
+            banger_wire::PROTOCOL
+        )))
+    }
+}
+
+/// The agent is the guest's only way to the host: the OOM killer must spare it.
+fn protect_self() {
+    let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
+    let limit = sys::OPEN_FILES_HARD;
+    let _ = setrlimit(Resource::RLIMIT_NOFILE, limit, limit);
+    // Ctrl-Alt-Del becomes SIGINT, which shuts down in order.
+    let _ = nix::sys::reboot::set_cad_enabled(false);
+}
+
+/// Randomness, clock and name. Their failure makes a worse guest, not a broken one.
+fn prepare_kernel(config: &GuestConfig) {
+    let entropy = decode_hex(&config.entropy);
+    let seeded = File::options()
+        .write(true)
+        .open("/dev/urandom")
+        .and_then(|urandom| sys::add_entropy(&urandom, &entropy));
+    if let Err(error) = seeded {
+        console::say(&format!("could not seed the random pool: {error}"));
+    }
+    let realtime = nix::time::ClockId::CLOCK_REALTIME;
+    let host = Duration::from_nanos(config.clock_ns);
+    if nix::time::clock_gettime(realtime).is_ok_and(|now| Duration::from(now) < host)
+        && let Err(error) = nix::time::clock_settime(realtime, host.into())
+    {
+        console::say(&format!("could not set the clock: {error}"));
+    }
+    if let Err(error) = nix::unistd::sethostname(&config.hostname) {
+        console::say(&format!("could not set the host name: {error}"));
+    }
+}
+
+fn decode_hex(text: &str) -> Vec<u8> {
+    text.as_bytes()
+        .chunks_exact(2)
+        .filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+        .collect()
+}
+
+async fn serve(config: GuestConfig, disks: &[File]) -> Result<(), BootError> {
+    let file = virtio_port::open()?;
+    let port = Port::new(file.into()).context(|| "watching the port to the host".to_owned())?;
+    if let Err(error) = network::configure(config.network.as_ref()).await {
+        return Err(BootError(format!("network: {error}")));
+    }
+    let agent = Agent::new(config.process);
+    let processes = Rc::clone(&agent.processes);
+    spawn_local(async move { processes.reap().await });
+    let _ = spawn_local(obey_signals(Rc::clone(&agent)));
+    if !config.entrypoint.is_empty() {
+        spawn_local(Rc::clone(&agent).run_entrypoint(config.entrypoint));
+    }
+    let serving = async {
+        loop {
+            let error = agent.serve(&port).await;
+            // The host opens its side a moment after ours, and may come back after a restore.
+            if !matches!(error, ChannelError::Closed) {
+                console::say(&error.to_string());
+            }
+            if let Err(error) = port.changed().await {
+                return BootError(format!("the port to the host: {error}"));
+            }
+        }
+    };
+    let stopping = async {
+        let grace = agent.stop_requested().await;
+        shutdown::run(&agent, grace, disks).await;
+    };
+    tokio::select! {
+        error = serving => Err(error),
+        () = stopping => Ok(()),
+    }
+}
+
+/// The signals by which `poweroff`, `halt` and Ctrl-Alt-Del reach PID 1 (busybox, kernel).
+async fn obey_signals(agent: Rc<Agent>) -> io::Result<()> {
+    let mut halt = signal(SignalKind::user_defined1())?;
+    let mut power_off = signal(SignalKind::user_defined2())?;
+    let mut ctrl_alt_del = signal(SignalKind::interrupt())?;
+    let mut reboot = signal(SignalKind::terminate())?;
+    loop {
+        tokio::select! {
+            _ = halt.recv() => {}
+            _ = power_off.recv() => {}
+            _ = ctrl_alt_del.recv() => {}
+            _ = reboot.recv() => {
+                console::say("ignored SIGTERM");
+                continue;
+            }
+        }
+        agent.request_stop(OWN_SHUTDOWN_GRACE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hexadecimal_skips_what_is_not() {
+        assert_eq!(decode_hex("00fFzz10a"), [0, 255, 16]);
+        assert!(decode_hex("").is_empty());
+    }
+}

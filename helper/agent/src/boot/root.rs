@@ -1,0 +1,204 @@
+//! Puts `/` together from the disks and makes it the root.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use banger_wire::config::{Disk, GuestConfig, Root};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::mount::{MsFlags, mount};
+use nix::sys::stat::{Mode, mkdirat};
+
+use super::{BootError, While, disk};
+
+const NEW_ROOT: &str = "/newroot";
+const IMAGE: &str = "/image";
+const DATA: &str = "/data";
+const MODULES: &str = "/lib/modules";
+
+/// Mounts the root and the modules, enters the root, and frees the initramfs. Returns directories
+/// on the writable file systems that no path leads to any more, for the shutdown.
+///
+/// # Errors
+/// A disk is missing or cannot be mounted, or the image's tree does not allow it.
+pub(super) fn enter(config: &GuestConfig) -> Result<Vec<File>, BootError> {
+    let hidden = match &config.root {
+        Root::Disk { image } => {
+            mount_disk(image, NEW_ROOT, MsFlags::empty())?;
+            Vec::new()
+        }
+        Root::Overlay { image, data } => {
+            mount_disk(image, IMAGE, MsFlags::MS_RDONLY)?;
+            mount_disk(data, DATA, MsFlags::empty())?;
+            mount_overlay()?;
+            vec![File::open(DATA).context(|| format!("opening {DATA}"))?]
+        }
+    };
+    let modules = config.modules.as_ref();
+    let modules = modules
+        .map(|m| Ok((disk::find(&m.serial)?, m)))
+        .transpose()?;
+    move_kernel_mounts()?;
+    free_initramfs();
+    switch_root().context(|| "entering the image's root".to_owned())?;
+    if let Some((device, modules)) = modules {
+        // From here links resolve inside the image: /lib may be a link to usr/lib, or hostile.
+        let mounted = fs::create_dir_all(MODULES).and_then(|()| {
+            let kind = Some(modules.filesystem.as_str());
+            Ok(mount(
+                Some(&device),
+                MODULES,
+                kind,
+                MsFlags::MS_RDONLY,
+                None::<&str>,
+            )?)
+        });
+        mounted.context(|| format!("mounting the modules {} on {MODULES}", device.display()))?;
+    }
+    Ok(hidden)
+}
+
+fn mount_disk(disk: &Disk, target: &str, flags: MsFlags) -> Result<(), BootError> {
+    let device = disk::find(&disk.serial)?;
+    let kind = Some(disk.filesystem.as_str());
+    fs::create_dir_all(target)
+        .and_then(|()| Ok(mount(Some(&device), target, kind, flags, None::<&str>)?))
+        .context(|| {
+            format!(
+                "mounting {} (serial {}) as {} on {target}",
+                device.display(),
+                disk.serial,
+                disk.filesystem
+            )
+        })
+}
+
+fn mount_overlay() -> Result<(), BootError> {
+    // index and metacopy stay off: with them an overlay is refused after its lower layer moved to
+    // another file system, and a data disk outlives its image's file (overlayfs.rst).
+    let options = format!(
+        "lowerdir={IMAGE},upperdir={DATA}/upper,workdir={DATA}/work,redirect_dir=on,index=off,metacopy=off"
+    );
+    [&format!("{DATA}/upper"), &format!("{DATA}/work"), NEW_ROOT]
+        .into_iter()
+        .try_for_each(|directory| match fs::create_dir(directory) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        })
+        .and_then(|()| {
+            let kind = Some("overlay");
+            Ok(mount(
+                kind,
+                NEW_ROOT,
+                kind,
+                MsFlags::empty(),
+                Some(options.as_str()),
+            )?)
+        })
+        .context(|| "joining image and data disk by overlayfs".to_owned())
+}
+
+/// `/proc` comes last: the others are reached through it.
+fn move_kernel_mounts() -> Result<(), BootError> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let root = open(NEW_ROOT, flags, Mode::empty()).context(|| format!("opening {NEW_ROOT}"))?;
+    for name in ["dev", "sys", "run", "proc"] {
+        directory_inside(&root, name)
+            .and_then(|target| {
+                let target = format!("/proc/self/fd/{}", target.as_raw_fd());
+                let source = format!("/{name}");
+                let flags = MsFlags::MS_MOVE;
+                Ok(mount(
+                    Some(source.as_str()),
+                    target.as_str(),
+                    None::<&str>,
+                    flags,
+                    None::<&str>,
+                )?)
+            })
+            .context(|| format!("moving /{name} into the image"))?;
+    }
+    Ok(())
+}
+
+/// Opens a directory at the top of the image, made when it is missing. A link resolves inside.
+fn directory_inside(root: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    match openat2(root.as_fd(), name, how) {
+        Err(Errno::ENOENT) => {
+            mkdirat(root, name, Mode::from_bits_truncate(0o755))?;
+            Ok(openat2(root.as_fd(), name, how)?)
+        }
+        opened => Ok(opened?),
+    }
+}
+
+fn switch_root() -> io::Result<()> {
+    nix::unistd::chdir(NEW_ROOT)?;
+    mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)?;
+    nix::unistd::chroot(".")?;
+    nix::unistd::chdir("/")?;
+    Ok(())
+}
+
+/// The initramfs is memory; what cannot be freed is lost, not wrong.
+fn free_initramfs() {
+    if let Ok(root) = fs::symlink_metadata("/") {
+        free_below(Path::new("/"), root.dev());
+    }
+}
+
+fn free_below(directory: &Path, device: u64) {
+    let Ok(entries) = fs::read_dir(directory) else {
+        return;
+    };
+    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        match fs::symlink_metadata(&path) {
+            // Another device is a mount: the new root, not ours to delete.
+            Ok(metadata) if metadata.dev() != device => {}
+            Ok(metadata) if metadata.is_dir() => {
+                free_below(&path, device);
+                let _ = fs::remove_dir(&path);
+            }
+            Ok(_) => {
+                let _ = fs::remove_file(&path);
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inside(root: &Path, name: &str) -> io::Result<std::path::PathBuf> {
+        let root = OwnedFd::from(File::open(root)?);
+        let fd = directory_inside(&root, name)?;
+        fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+    }
+
+    #[test]
+    fn links_of_a_hostile_image_stay_inside_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().canonicalize().unwrap();
+        fs::create_dir(root.join("real")).unwrap();
+        for (link, target) in [
+            ("up", "../../../../real"),
+            ("absolute", "/real"),
+            ("out", "/etc"),
+        ] {
+            std::os::unix::fs::symlink(target, root.join(link)).unwrap();
+        }
+        assert_eq!(inside(&root, "up").unwrap(), root.join("real"));
+        assert_eq!(inside(&root, "absolute").unwrap(), root.join("real"));
+        assert_eq!(inside(&root, "new").unwrap(), root.join("new"));
+        // A link to nowhere inside the image, whatever the host has there.
+        assert!(inside(&root, "out").is_err());
+    }
+}

@@ -1,0 +1,86 @@
+//! The guest's agent: `/init` of the initramfs, PID 1 of the guest, and the host's hand in it.
+//!
+//! It never ends and never panics as PID 1, because the kernel panics when PID 1 ends; what cannot
+//! go on is said on the console and to the host, and the guest powers off.
+
+mod account;
+mod boot;
+mod caller;
+mod channel;
+mod command;
+mod console;
+mod exec;
+mod image_file;
+mod port;
+mod process;
+mod serve;
+mod shutdown;
+mod spawn;
+mod sys;
+
+use std::io::Write;
+use std::os::fd::RawFd;
+use std::process::ExitCode;
+
+use banger_wire::config::Process;
+use tokio::task::{LocalSet, spawn_local};
+
+use crate::port::Port;
+use crate::serve::{Agent, VERSION};
+
+fn main() -> ExitCode {
+    if nix::unistd::getpid().as_raw() == 1 {
+        boot::run();
+        // Reached only when the kernel refuses to power off.
+        loop {
+            nix::unistd::pause();
+        }
+    }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match arguments[..] {
+        ["--version" | "-V"] => {
+            writeln!(std::io::stdout(), "banger-agent {VERSION}").map_err(|error| error.to_string())
+        }
+        ["serve", "--fd", number] => match number.parse() {
+            Ok(number) => serve(number, Process::default()),
+            Err(_) => Err(format!("not a descriptor: {number}")),
+        },
+        _ => Err("this is the init of a banger guest; it runs as process 1 only".to_owned()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            let _ = writeln!(std::io::stderr(), "error: {message}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// For tests: serves one connection on a passed descriptor, without any of the boot.
+fn serve(number: RawFd, defaults: Process) -> Result<(), String> {
+    let descriptor =
+        sys::passed_descriptor(number).map_err(|e| format!("descriptor {number}: {e}"))?;
+    let runtime = runtime().map_err(|e| format!("runtime: {e}"))?;
+    let serving = async {
+        let port = Port::new(descriptor).map_err(|e| format!("descriptor {number}: {e}"))?;
+        let agent = Agent::new(defaults);
+        let processes = std::rc::Rc::clone(&agent.processes);
+        spawn_local(async move { processes.reap().await });
+        tokio::select! {
+            _ = agent.serve(&port) => shutdown::run(&agent, std::time::Duration::from_secs(2), &[]).await,
+            () = async {
+                let grace = agent.stop_requested().await;
+                shutdown::run(&agent, grace, &[]).await;
+            } => {}
+        }
+        Ok(())
+    };
+    LocalSet::new().block_on(&runtime, serving)
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+}

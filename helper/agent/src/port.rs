@@ -1,0 +1,89 @@
+//! The byte channel to the host: the virtio-serial port, or a socket in tests.
+//!
+//! The port is watched through an epoll descriptor of its own, edge-triggered: a port whose host
+//! side is closed reports a hang-up for as long as it lasts, and tokio never forgets a hang-up.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::sys;
+
+/// What one attempt to read or write did.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// This many bytes.
+    Moved(usize),
+    /// Nothing now; wait for [`Port::changed`].
+    Blocked,
+    /// The host's side is closed.
+    Closed,
+}
+
+/// A non-blocking channel.
+#[derive(Debug)]
+pub(crate) struct Port {
+    file: OwnedFd,
+    epoll: Epoll,
+    /// Readable when `epoll` has something to tell.
+    watch: AsyncFd<OwnedFd>,
+}
+
+impl Port {
+    /// Watches `file`; needs a running tokio runtime.
+    ///
+    /// # Errors
+    /// Those of fcntl(2) and epoll(7).
+    pub(crate) fn new(file: OwnedFd) -> io::Result<Port> {
+        let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
+        fcntl(&file, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let events = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
+        epoll.add(&file, EpollEvent::new(events, 0))?;
+        let watch = sys::watch(epoll.0.try_clone()?, Interest::READABLE)?;
+        Ok(Port { file, epoll, watch })
+    }
+
+    /// Reads what is there.
+    ///
+    /// # Errors
+    /// Those of read(2).
+    pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<Step> {
+        match nix::unistd::read(&self.file, buffer) {
+            Ok(0) | Err(Errno::ECONNRESET) => Ok(Step::Closed),
+            Ok(n) => Ok(Step::Moved(n)),
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(Step::Blocked),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Writes what fits.
+    ///
+    /// # Errors
+    /// Those of write(2).
+    pub(crate) fn write(&self, bytes: &[u8]) -> io::Result<Step> {
+        match nix::unistd::write(self.file.as_fd(), bytes) {
+            Ok(0) | Err(Errno::EAGAIN | Errno::EINTR) => Ok(Step::Blocked),
+            Ok(n) => Ok(Step::Moved(n)),
+            Err(Errno::EPIPE | Errno::ECONNRESET) => Ok(Step::Closed),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Waits until reading or writing may do something new.
+    ///
+    /// # Errors
+    /// Those of epoll(7).
+    pub(crate) async fn changed(&self) -> io::Result<()> {
+        let mut guard = self.watch.readable().await?;
+        let mut events = [EpollEvent::empty()];
+        self.epoll.wait(&mut events, EpollTimeout::ZERO)?;
+        guard.clear_ready();
+        Ok(())
+    }
+}

@@ -1,0 +1,311 @@
+//! The agent at work: serves calls from the host and reports events to it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+use banger_wire::PROTOCOL;
+use banger_wire::agent::{Call, CallError, CallErrorKind, Event, Exec, Exit, Info, Request, kind};
+use banger_wire::config::Process;
+use banger_wire::frame::{Decoder, Frame};
+use banger_wire::port;
+use tokio::sync::Notify;
+use tokio::task::spawn_local;
+
+use crate::caller::Caller;
+use crate::channel::{Channel, ChannelError, Gone, Stream};
+use crate::port::Port;
+use crate::process::Processes;
+use crate::spawn::spawn_on_console;
+use crate::{console, exec, image_file};
+
+/// The agent's version.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Everything that the agent's tasks share.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    channel: Rc<Channel>,
+    /// The commands.
+    pub(crate) processes: Rc<Processes>,
+    defaults: Process,
+    events: RefCell<VecDeque<Event>>,
+    events_changed: Notify,
+    stop: Cell<Option<Duration>>,
+    stopping: Notify,
+}
+
+impl Agent {
+    pub(crate) fn new(defaults: Process) -> Rc<Agent> {
+        Rc::new(Agent {
+            channel: Channel::new(),
+            processes: Rc::default(),
+            defaults,
+            events: RefCell::default(),
+            events_changed: Notify::new(),
+            stop: Cell::new(None),
+            stopping: Notify::new(),
+        })
+    }
+
+    /// Serves one connection of the host until it ends; then every call of it has ended, too.
+    pub(crate) async fn serve(self: &Rc<Self>, port: &Port) -> ChannelError {
+        self.channel.restart();
+        let ready = Event::Ready {
+            protocol: PROTOCOL,
+            version: VERSION.to_owned(),
+            uptime_ms: uptime().as_millis() as u64,
+        };
+        {
+            let mut events = self.events.borrow_mut();
+            events.retain(|event| !matches!(event, Event::Ready { .. }));
+            events.push_front(ready);
+        }
+        let events = spawn_local(Rc::clone(self).push_events());
+        let ended = self
+            .channel
+            .run(port, |stream, number| self.opened(stream, number))
+            .await;
+        events.abort();
+        self.channel.restart();
+        ended
+    }
+
+    fn opened(self: &Rc<Self>, stream: Stream, number: u32) {
+        // A stream that is dropped is reset.
+        if number == port::AGENT {
+            stream.accept();
+            spawn_local(Rc::clone(self).call(stream));
+        }
+    }
+
+    async fn push_events(self: Rc<Self>) {
+        let Ok(stream) = self.channel.open(port::EVENTS) else {
+            return;
+        };
+        loop {
+            let next = self.events.borrow().front().cloned();
+            let Some(event) = next else {
+                self.events_changed.notified().await;
+                continue;
+            };
+            if stream.send(&line(&event)).await == Err(Gone) {
+                return;
+            }
+            self.events.borrow_mut().pop_front();
+        }
+    }
+
+    /// Tells the host, now or when it connects.
+    pub(crate) fn report(&self, event: Event) {
+        self.events.borrow_mut().push_back(event);
+        self.events_changed.notify_one();
+    }
+
+    async fn call(self: Rc<Self>, stream: Stream) {
+        let caller = Caller::new(stream);
+        let mut decoder = Decoder::default();
+        let answered = match first_frame(&caller, &mut decoder).await {
+            Ok(frame) => match parse(&frame) {
+                Ok(request) => self.answer(request, &caller, decoder).await,
+                Err(error) => Err(error),
+            },
+            Err(Some(error)) => Err(error),
+            Err(None) => return,
+        };
+        if let Err(error) = answered
+            && caller.fail(&error).await == Err(Gone)
+        {
+            return;
+        }
+        caller.close().await;
+    }
+
+    async fn answer(
+        &self,
+        request: Request,
+        caller: &Caller,
+        decoder: Decoder,
+    ) -> Result<(), CallError> {
+        let sent = match request {
+            Request::Exec(_) if self.stop.get().is_some() => {
+                return Err(CallError {
+                    kind: CallErrorKind::Failed,
+                    message: "the guest is shutting down".to_owned(),
+                });
+            }
+            Request::Exec(command) => {
+                return exec::run(&command, &self.defaults, &self.processes, caller, decoder).await;
+            }
+            Request::Info => caller.send_json(kind::REPLY, &info()).await,
+            Request::Shutdown { grace_ms } => {
+                let sent = caller.send(kind::REPLY, b"{}").await;
+                self.request_stop(Duration::from_millis(grace_ms));
+                sent
+            }
+        };
+        // A caller that does not wait for the answer has hung up.
+        let _: Result<(), Gone> = sent;
+        Ok(())
+    }
+
+    /// Asks for the end of the guest, with this long for processes to end.
+    pub(crate) fn request_stop(&self, grace: Duration) {
+        self.stop.set(Some(grace));
+        self.stopping.notify_one();
+    }
+
+    /// Waits until somebody asked for the end; returns the grace.
+    pub(crate) async fn stop_requested(&self) -> Duration {
+        loop {
+            if let Some(grace) = self.stop.get() {
+                return grace;
+            }
+            self.stopping.notified().await;
+        }
+    }
+
+    /// Waits until the host has everything that was sent.
+    pub(crate) async fn flushed(&self) {
+        self.channel.flushed().await;
+    }
+
+    /// Runs the image's entry point on the console and reports its end.
+    pub(crate) async fn run_entrypoint(self: Rc<Self>, argv: Vec<String>) {
+        let command = Exec {
+            argv,
+            ..Exec::default()
+        };
+        let exit = match spawn_on_console(&command, &self.defaults) {
+            Ok(pid) => self.processes.watch(pid).wait().await,
+            Err(error) => {
+                console::say(&format!("the entry point did not start: {error}"));
+                Exit::Code(match error.kind {
+                    CallErrorKind::NotFound => 127,
+                    CallErrorKind::NotExecutable => 126,
+                    _ => 125,
+                })
+            }
+        };
+        self.report(Event::EntrypointExited { exit });
+    }
+}
+
+/// One event as the host reads it.
+pub(crate) fn line(event: &Event) -> Vec<u8> {
+    let mut line = serde_json::to_vec(event).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+/// `Err(None)` when the caller hung up before it said anything.
+async fn first_frame(caller: &Caller, decoder: &mut Decoder) -> Result<Frame, Option<CallError>> {
+    loop {
+        match decoder.next_frame() {
+            Ok(Some(frame)) => return Ok(frame),
+            Ok(None) => {}
+            Err(error) => return Err(Some(unsupported(error.to_string()))),
+        }
+        match caller.receive().await {
+            Ok(Some(bytes)) => decoder.push(&bytes),
+            Ok(None) | Err(Gone) => return Err(None),
+        }
+    }
+}
+
+fn parse(frame: &Frame) -> Result<Request, CallError> {
+    if frame.kind != kind::CALL {
+        return Err(unsupported(format!(
+            "the first frame is of kind {}, not a call",
+            frame.kind
+        )));
+    }
+    let call: Call = serde_json::from_slice(&frame.payload).map_err(|error| {
+        unsupported(format!(
+            "the guest's agent does not know this call: {error}"
+        ))
+    })?;
+    if call.protocol != PROTOCOL {
+        return Err(unsupported(format!(
+            "the guest's agent speaks protocol {PROTOCOL}, the caller {}",
+            call.protocol
+        )));
+    }
+    Ok(call.request)
+}
+
+fn unsupported(message: String) -> CallError {
+    CallError {
+        kind: CallErrorKind::Unsupported,
+        message,
+    }
+}
+
+/// Time since the kernel's start.
+pub(crate) fn uptime() -> Duration {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)
+        .map(Duration::from)
+        .unwrap_or_default()
+}
+
+fn info() -> Info {
+    let kernel = nix::sys::utsname::uname()
+        .map(|names| names.release().to_string_lossy().into_owned())
+        .unwrap_or_default();
+    let memory = image_file::read("/proc/meminfo".as_ref()).unwrap_or_default();
+    Info {
+        protocol: PROTOCOL,
+        version: VERSION.to_owned(),
+        kernel,
+        uptime_ms: uptime().as_millis() as u64,
+        memory_total: meminfo(&memory, "MemTotal"),
+        memory_available: meminfo(&memory, "MemAvailable"),
+    }
+}
+
+/// A line of `/proc/meminfo` in bytes (proc_meminfo(5)).
+fn meminfo(text: &str, name: &str) -> u64 {
+    text.lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(key, _)| *key == name)
+        .and_then(|(_, value)| value.split_whitespace().next()?.parse::<u64>().ok())
+        .unwrap_or(0)
+        .saturating_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn meminfo_is_in_bytes() {
+        let text = "MemTotal:       2048 kB\nMemFree: 1 kB\nMemAvailable:    x kB\n";
+        assert_eq!(meminfo(text, "MemTotal"), 2048 * 1024);
+        assert_eq!(meminfo(text, "MemAvailable"), 0);
+        assert_eq!(meminfo("", "MemTotal"), 0);
+    }
+
+    #[test]
+    fn unknown_calls_are_answered_as_unsupported() {
+        let parse = |kind, text: &str| {
+            parse(&Frame {
+                kind,
+                payload: text.as_bytes().to_vec(),
+            })
+        };
+        assert_eq!(
+            parse(kind::CALL, r#"{"protocol":1,"request":{"op":"info"}}"#),
+            Ok(Request::Info)
+        );
+        for (kind, text) in [
+            (kind::CALL, r#"{"protocol":2,"request":{"op":"info"}}"#),
+            (kind::CALL, r#"{"protocol":1,"request":{"op":"fly"}}"#),
+            (kind::CALL, "\u{0}"),
+            (kind::STDIN, r#"{"protocol":1,"request":{"op":"info"}}"#),
+        ] {
+            let error = parse(kind, text).unwrap_err();
+            assert_eq!(error.kind, CallErrorKind::Unsupported, "{text}");
+        }
+    }
+}
