@@ -1,0 +1,123 @@
+//! `banger-vm create`: from images to VMs.
+
+use std::time::Duration;
+
+use lib_cli::{Failure, Session, StdinRecords, stdin_is_data};
+use lib_model::{ImageRecord, Record, VmName};
+use lib_store::{Locks, Store, VmRow};
+use lib_vm::{CreateRequest, Interrupt};
+
+use crate::cli::{CreateArgs, MachineArgs};
+use crate::resolve;
+
+/// Makes a VM of the named image, or one of each image record on standard input.
+pub fn run(session: &mut Session, args: CreateArgs) -> Result<(), Failure> {
+    let mut store = session.store()?;
+    let mut locks = session.locks();
+    let from_records = match args.image.as_deref() {
+        Some("-") => true,
+        Some(_) => false,
+        None => stdin_is_data(),
+    };
+    if !from_records {
+        let image =
+            resolve::image(session, &mut store, &mut locks, args.image.as_deref(), args.machine.pull)?;
+        return one(session, &mut store, &mut locks, &image, args.name.as_ref(), &args);
+    }
+    let mut made = 0;
+    for record in StdinRecords::new("image") {
+        let image = match record? {
+            Record::Image(image) => store.image(image.id.as_str())?,
+            other => {
+                return Err(Failure::usage(format!(
+                    "an image record was expected, this is the record of one {}",
+                    other.kind()
+                ))
+                .hint("banger-image pull … | banger-vm create"));
+            }
+        };
+        made += 1;
+        if made > 1 && args.name.is_some() {
+            return Err(Failure::usage("--name fits one VM, but standard input has more images"));
+        }
+        one(session, &mut store, &mut locks, &image, args.name.as_ref(), &args)?;
+    }
+    Ok(())
+}
+
+fn one(
+    session: &mut Session,
+    store: &mut Store,
+    locks: &mut Locks,
+    image: &ImageRecord,
+    name: Option<&VmName>,
+    args: &CreateArgs,
+) -> Result<(), Failure> {
+    let vm = machine(session, store, locks, image, name, &args.machine, false)?;
+    if !args.no_start {
+        boot(session, store, locks, &vm, args.machine.boot_timeout)?;
+    }
+    session.output.emit(lib_vm::record(&session.context, &vm, true))
+}
+
+/// Makes a stopped VM of an image and a kernel, after all that can be checked was checked.
+pub fn machine(
+    session: &Session,
+    store: &mut Store,
+    locks: &mut Locks,
+    image: &ImageRecord,
+    name: Option<&VmName>,
+    args: &MachineArgs,
+    ephemeral: bool,
+) -> Result<VmRow, Failure> {
+    lib_vm::preflight(&session.context, "qemu", args.accel())?;
+    if let Some(name) = name
+        && store.vm_names()?.iter().any(|taken| taken == name.as_str())
+    {
+        // Checked again under the lock; this spares the wait for a kernel.
+        return Err(lib_store::StoreError::NameTaken { kind: "VM", name: name.to_string() }.into());
+    }
+    let kernel = resolve::kernel(session, store, locks, args.kernel.as_deref())?;
+    let request = CreateRequest {
+        name: name.cloned(),
+        cpus: args.cpus,
+        memory: args.memory,
+        disk: args.disk,
+        network: args.network(),
+        accel: args.accel(),
+        entrypoint: Vec::new(),
+        ephemeral,
+    };
+    Ok(lib_vm::create(store, locks, image, &kernel, &request)?)
+}
+
+/// Boots a VM that was just made; takes it back when that fails or is interrupted.
+pub fn boot(
+    session: &Session,
+    store: &mut Store,
+    locks: &mut Locks,
+    vm: &VmRow,
+    timeout: u64,
+) -> Result<(), Failure> {
+    let interrupt =
+        Interrupt::install().map_err(|error| Failure::io("take over the signals", error))?;
+    let guard = locks.vm(&vm.id)?;
+    let patience = Duration::from_secs(timeout);
+    let started = lib_vm::start(store, &guard, vm, patience, &interrupt, &|text| session.note(text));
+    match started {
+        Ok(started) => {
+            if let Some(boot) = started.boot {
+                session.detail(&format!("{} was ready after {:.2} s", vm.name, boot.as_secs_f64()));
+            }
+            Ok(())
+        }
+        Err(error) => {
+            let removed = lib_vm::delete(store, &guard, vm, true);
+            let failure = Failure::from(error);
+            Err(match removed {
+                Ok(()) => failure.hint(format!("{} was removed again; nothing of it remains", vm.name)),
+                Err(_) => failure.hint(format!("banger-vm delete --force {}", vm.name)),
+            })
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! `banger-vm start`.
+
+use std::time::Duration;
+
+use lib_cli::{Failure, Session};
+use lib_vm::Interrupt;
+
+use crate::cli::StartArgs;
+use crate::target;
+
+/// Boots the VMs; one that runs already is only waited for.
+pub fn run(session: &mut Session, args: &StartArgs) -> Result<(), Failure> {
+    let mut store = session.store()?;
+    let mut locks = session.locks();
+    let interrupt =
+        Interrupt::install().map_err(|error| Failure::io("take over the signals", error))?;
+    let patience = Duration::from_secs(args.boot_timeout);
+    target::for_each(&mut store, &args.vms.vms, |store, vm| {
+        let guard = locks.vm(&vm.id)?;
+        // It may have been deleted while we waited for the lock.
+        let vm = store.vm(vm.id.as_str())?;
+        let started = lib_vm::start(store, &guard, &vm, patience, &interrupt, &|text| session.note(text))?;
+        drop(guard);
+        session.output.emit(lib_vm::record(&session.context, &vm, started.changed))
+    })
+}

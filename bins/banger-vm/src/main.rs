@@ -1,0 +1,63 @@
+//! `banger-vm`: makes, runs and ends microVMs.
+
+mod cli;
+mod commands;
+mod resolve;
+mod target;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use cli::{Cli, Command};
+use lib_cli::{Failure, Session};
+use lib_model::Exit;
+
+/// Every failure of banger itself, for commands that pass a guest's status through.
+const OWN_FAILURE: u8 = 125;
+
+fn main() -> ExitCode {
+    lib_cli::run(usage_status, |cli: Cli| {
+        let mut session = Session::new(&cli.global)?;
+        let status = dispatch(&mut session, cli.command)?;
+        session.output.finish()?;
+        Ok(status)
+    })
+}
+
+fn dispatch(session: &mut Session, command: Command) -> Result<u8, Failure> {
+    let done = Exit::Done.into();
+    match command {
+        Command::Create(args) => commands::create::run(session, args).map(|()| done),
+        Command::Run(args) => commands::run::run(session, args),
+        Command::Exec(args) => commands::exec::run(session, args),
+        Command::Start(args) => commands::start::run(session, &args).map(|()| done),
+        Command::Stop(args) => commands::stop::stop(session, &args).map(|()| done),
+        Command::Restart(args) => commands::stop::restart(session, &args).map(|()| done),
+        Command::Kill(args) => commands::stop::kill(session, &args).map(|()| done),
+        Command::Delete(args) => commands::delete::run(session, &args).map(|()| done),
+        Command::List(args) => commands::list::run(session, &args).map(|()| done),
+        Command::Show(args) => commands::list::show(session, &args).map(|()| done),
+        Command::Logs(args) => commands::logs::run(session, &args).map(|()| done),
+        Command::Wait(args) => commands::wait::run(session, &args).map(|()| done),
+    }
+}
+
+/// `run` and `exec` end with the guest's status, so a wrong command line must not look like one.
+fn usage_status(arguments: &[OsString]) -> u8 {
+    let verb = arguments.iter().skip(1).find(|a| !a.to_string_lossy().starts_with('-'));
+    match verb.and_then(|v| v.to_str()) {
+        Some("run" | "exec") => OWN_FAILURE,
+        _ => Exit::Usage.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

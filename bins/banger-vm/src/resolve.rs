@@ -1,0 +1,89 @@
+//! From what was typed to an image and a kernel; fetched or made when they are not here. No lock is
+//! held meanwhile.
+
+use lib_cli::{Failure, Session};
+use lib_distro::DistroError;
+use lib_kernel::ImportKernel;
+use lib_model::{ImageRecord, KernelRecord, Reference};
+use lib_store::{Locks, Staged, Store, StoreError};
+
+use crate::cli::Pull;
+
+/// The image of this name or id; pulled when it is a reference and `pull` allows. Without a name,
+/// the host's own distribution, made once.
+///
+/// # Errors
+/// No such image, here or in its registry.
+pub fn image(
+    session: &Session,
+    store: &mut Store,
+    locks: &mut Locks,
+    selector: Option<&str>,
+    pull: Pull,
+) -> Result<ImageRecord, Failure> {
+    let Some(selector) = selector else { return host_image(session, store, locks) };
+    let here = store.image(selector);
+    match (here, pull) {
+        (Ok(image), Pull::Missing | Pull::Never) => Ok(image),
+        (Err(error @ StoreError::NotFound { .. }), Pull::Missing | Pull::Always) => {
+            match Reference::try_from(selector) {
+                Ok(reference) => fetch(session, store, locks, &reference),
+                Err(_) => Err(error.into()),
+            }
+        }
+        (Ok(image), Pull::Always) => match Reference::try_from(selector) {
+            Ok(reference) if !image.id.as_str().starts_with(selector) => {
+                fetch(session, store, locks, &reference)
+            }
+            _ => Ok(image),
+        },
+        (Err(error), _) => Err(error.into()),
+    }
+}
+
+fn fetch(
+    session: &Session,
+    store: &mut Store,
+    locks: &mut Locks,
+    reference: &Reference,
+) -> Result<ImageRecord, Failure> {
+    session.note(&format!("pulling {reference}"));
+    Ok(lib_image::pull(store, locks, reference, &lib_image::PullOptions::default(), &*session.bars)?)
+}
+
+fn host_image(session: &Session, store: &mut Store, locks: &mut Locks) -> Result<ImageRecord, Failure> {
+    match store.image(lib_image::HOST_IMAGE) {
+        Ok(image) => Ok(image),
+        Err(StoreError::NotFound { .. }) => {
+            session.note("no image was named: making one of the host's own distribution, once");
+            Ok(lib_image::host(store, locks, &*session.bars)?)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The kernel of this name or id. Without a name, the newest; without any, the one of the host's own
+/// distribution, fetched once.
+///
+/// # Errors
+/// No such kernel, or it cannot be fetched.
+pub fn kernel(
+    session: &Session,
+    store: &mut Store,
+    locks: &mut Locks,
+    selector: Option<&str>,
+) -> Result<KernelRecord, Failure> {
+    if let Some(selector) = selector {
+        return Ok(store.kernel(selector)?);
+    }
+    if let Some(newest) = store.kernels()?.into_iter().next() {
+        return Ok(newest);
+    }
+    session.note("no kernel is here: fetching the one of the host's own distribution, once");
+    let directory = Staged::new(&session.context)?;
+    let package = lib_distro::kernel_package(directory.path(), &*session.bars).map_err(|error: DistroError| {
+        Failure::from(error)
+    })?;
+    let request = ImportKernel { source: package, name: None };
+    Ok(lib_kernel::import(store, locks, request, &*session.bars)?)
+}

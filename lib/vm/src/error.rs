@@ -1,0 +1,172 @@
+//! Errors of a VM's life.
+
+use std::io;
+use std::path::PathBuf;
+
+use lib_kernel::KernelError;
+use lib_model::{Diagnose, Exit, NameError};
+use lib_store::StoreError;
+
+/// What can go wrong in a VM's life.
+#[derive(Debug, thiserror::Error)]
+pub enum VmError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The kernel or its initramfs.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// A bad name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The data disk.
+    #[error("cannot make the data disk of {vm}")]
+    DataDisk {
+        /// The VM's name.
+        vm: String,
+        /// Why.
+        source: lib_fs::Error,
+    },
+    /// No VMM on this machine.
+    #[error("{program} is not installed (looked in {searched})")]
+    NoVmm {
+        /// Its name.
+        program: &'static str,
+        /// Where it was looked for.
+        searched: String,
+    },
+    /// A part of banger is missing.
+    #[error("banger's helper {} is missing or cannot be executed", path.display())]
+    NoHelper {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// KVM was demanded.
+    #[error("KVM cannot be used: {problem}")]
+    NoKvm {
+        /// Why.
+        problem: String,
+    },
+    /// A number that no VM can have.
+    #[error("{what} {value} is out of range ({range})")]
+    OutOfRange {
+        /// `memory`, `cpus`, `disk`.
+        what: &'static str,
+        /// As given.
+        value: String,
+        /// What is possible.
+        range: String,
+    },
+    /// Less is left than the VM will need at once.
+    #[error("the VM needs {needed} of {what}, {available} are available")]
+    NotEnough {
+        /// `memory` or `disk space`.
+        what: &'static str,
+        /// For people.
+        needed: String,
+        /// For people.
+        available: String,
+    },
+    /// The monitor could not start the VMM.
+    #[error("{vm} could not be started: {message}")]
+    Launch {
+        /// The VM's name.
+        vm: String,
+        /// The monitor's words.
+        message: String,
+    },
+    /// The VMM ended, or the guest gave up, before the guest was ready.
+    #[error("{vm} did not boot: {cause}{console}")]
+    Boot {
+        /// The VM's name.
+        vm: String,
+        /// The most probable cause.
+        cause: String,
+        /// The last lines of the console, indented; may be empty.
+        console: String,
+    },
+    /// The verb needs a running VM.
+    #[error("{vm} is not running")]
+    NotRunning {
+        /// The VM's name.
+        vm: String,
+    },
+    /// The verb needs a stopped VM.
+    #[error("{vm} is running")]
+    Running {
+        /// The VM's name.
+        vm: String,
+    },
+    /// The monitor said something unexpected, or nothing.
+    #[error("the monitor of {vm} cannot be reached")]
+    Monitor {
+        /// The VM's name.
+        vm: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The user pressed Ctrl-C or the process was asked to end.
+    #[error("interrupted")]
+    Interrupted,
+    /// A file operation.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// In the imperative.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Diagnose for VmError {
+    fn exit(&self) -> Exit {
+        match self {
+            VmError::Store(error) => error.exit(),
+            VmError::Kernel(error) => error.exit(),
+            VmError::Name(error) => error.exit(),
+            VmError::OutOfRange { .. } => Exit::Usage,
+            VmError::Running { .. } => Exit::Busy,
+            _ => Exit::Failed,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            VmError::Store(error) => error.hint(),
+            VmError::Kernel(error) => error.hint(),
+            VmError::NoVmm {
+                program: "qemu-system-x86_64",
+                ..
+            } => Some(
+                "sudo apt-get install qemu-system-x86   (NixOS: services.banger.enable = true)"
+                    .into(),
+            ),
+            VmError::NoHelper { .. } => {
+                Some("set BANGER_LIBEXEC_DIR, or build it: cargo xtask build".into())
+            }
+            VmError::NoKvm { .. } => Some("leave --accel out to use emulation".into()),
+            VmError::NotEnough { what: "memory", .. } => Some("choose less with --memory".into()),
+            VmError::NotEnough { .. } => Some("free some space, or choose another --store".into()),
+            VmError::Boot { vm, .. } => Some(format!("banger-vm logs {vm}")),
+            VmError::NotRunning { vm } => Some(format!("banger-vm start {vm}")),
+            VmError::Running { vm } => Some(format!("banger-vm stop {vm}   (or add --force)")),
+            VmError::Monitor { vm, .. } => Some(format!("banger-vm kill {vm}")),
+            _ => None,
+        }
+    }
+}
+
+/// For `map_err`: an I/O error with what was tried and on what.
+pub(crate) fn io_error(
+    action: &'static str,
+    path: impl Into<PathBuf>,
+) -> impl FnOnce(io::Error) -> VmError {
+    let path = path.into();
+    move |source| VmError::Io {
+        action,
+        path,
+        source,
+    }
+}

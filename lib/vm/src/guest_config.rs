@@ -1,0 +1,82 @@
+//! What the agent is told about this VM.
+
+use std::io;
+use std::net::Ipv4Addr;
+
+use banger_wire::config::{Disk, GuestConfig, Network, Process, Root};
+use lib_model::{ImageRecord, KernelRecord, VmId};
+use lib_store::VmRow;
+
+/// Serials of the disks, as the agent looks for them.
+pub(crate) mod serial {
+    pub(crate) const IMAGE: &str = "banger-image";
+    pub(crate) const DATA: &str = "banger-data";
+    pub(crate) const MODULES: &str = "banger-modules";
+}
+
+/// The configuration of one boot.
+///
+/// # Errors
+/// When the kernel has no randomness.
+pub(crate) fn guest_config(
+    vm: &VmRow,
+    image: &ImageRecord,
+    kernel: &KernelRecord,
+) -> io::Result<GuestConfig> {
+    let mut entropy = [0; 32];
+    getrandom::fill(&mut entropy).map_err(io::Error::other)?;
+    let disk = |serial: &str, filesystem: &str| Disk {
+        serial: serial.into(),
+        filesystem: filesystem.into(),
+    };
+    Ok(GuestConfig {
+        protocol: banger_wire::PROTOCOL,
+        hostname: vm.name.to_string(),
+        root: Root::Overlay {
+            image: disk(serial::IMAGE, &image.filesystem),
+            data: disk(serial::DATA, "ext4"),
+        },
+        modules: (kernel.modules > 0).then(|| disk(serial::MODULES, "ext4")),
+        network: (vm.spec.network == "user").then(|| user_network(&vm.id)),
+        process: Process {
+            env: image.config.env.clone(),
+            user: image.config.user.clone(),
+            cwd: image.config.working_dir.clone(),
+        },
+        entrypoint: vm.spec.entrypoint.clone(),
+        clock_ns: std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)),
+        entropy: entropy.iter().map(|b| format!("{b:02x}")).collect(),
+    })
+}
+
+/// The network inside QEMU (its documentation, "Using the user mode network stack").
+fn user_network(id: &VmId) -> Network {
+    Network {
+        mac: mac(id),
+        address: Ipv4Addr::new(10, 0, 2, 15),
+        prefix: 24,
+        gateway: Ipv4Addr::new(10, 0, 2, 2),
+        resolvers: vec![Ipv4Addr::new(10, 0, 2, 3).into()],
+    }
+}
+
+/// A locally administered unicast address that is derived from the VM's id.
+pub(crate) fn mac(id: &VmId) -> String {
+    let hex = id.as_str();
+    format!("52:54:00:{}:{}:{}", &hex[0..2], &hex[2..4], &hex[4..6])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hardware_address_follows_the_id() {
+        assert_eq!(
+            mac(&VmId::try_from("a1b2c3d4e5f60718").unwrap()),
+            "52:54:00:a1:b2:c3"
+        );
+    }
+}

@@ -1,0 +1,30 @@
+//! The life of a VM: creation, boot, truth about its state, and its end.
+//!
+//! Intent is a row in the store. Whether a VM runs is asked of the kernel each time: its
+//! `alive.lock` is held by the monitor and the VMM, and falls only when both are gone. Start,
+//! stop and delete hold `vm[id]` for their whole length; `create` is held for the row only.
+
+mod accel;
+mod boot_report;
+mod control;
+mod create;
+mod driver;
+mod error;
+mod guest_config;
+mod holders;
+mod liveness;
+mod names;
+mod program;
+mod qemu;
+mod start;
+mod stop;
+
+pub use accel::{Accel, Acceleration};
+pub use boot_report::console_tail;
+pub use control::{Control, Interrupt};
+pub use create::{CreateRequest, Network, create};
+pub use driver::{DiskPlan, Driver, LaunchPlan, driver};
+pub use error::VmError;
+pub use liveness::{Life, life, record};
+pub use start::{Started, preflight, start};
+pub use stop::{delete, kill, kill_now, stop};

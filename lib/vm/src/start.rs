@@ -1,0 +1,248 @@
+//! Start: preflight, initramfs, monitor, readiness. The caller holds `vm[id]` throughout.
+
+use std::fs::OpenOptions;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use banger_wire::monitor::{ControlReply, ControlRequest, ExitRecord, Launch, LaunchReply, file};
+use lib_model::{ByteSize, ImageRecord, KernelRecord};
+use lib_store::{Context, Store, VmGuard, VmRow};
+
+use crate::boot_report::{boot_error, timeout_error};
+use crate::error::io_error;
+use crate::guest_config::{guest_config, mac, serial};
+use crate::{
+    Accel, Control, DiskPlan, Interrupt, LaunchPlan, Life, VmError, driver, life, program, stop,
+};
+
+const CONSOLE_LIMIT: u64 = 4 << 20;
+const LEAST_FREE_SPACE: u64 = 64 << 20;
+
+/// What a start came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Started {
+    /// It was not running before.
+    pub changed: bool,
+    /// From the VMM's start to a guest that serves commands, when it was waited for.
+    pub boot: Option<Duration>,
+}
+
+/// Checks what a start will need, before anything is made.
+///
+/// # Errors
+/// A missing program or helper, KVM that was demanded, too little disk space.
+pub fn preflight(context: &Context, vmm: &str, accel: Accel) -> Result<(), VmError> {
+    driver(vmm).program()?;
+    program::helper(context.helper("banger-monitor"))?;
+    program::helper(context.helper("banger-agent"))?;
+    accel.choose()?;
+    let data = context.data();
+    let space =
+        nix::sys::statvfs::statvfs(data).map_err(|e| io_error("look at", data)(e.into()))?;
+    let available = space
+        .blocks_available()
+        .saturating_mul(space.fragment_size());
+    if available < LEAST_FREE_SPACE {
+        return Err(VmError::NotEnough {
+            what: "disk space",
+            needed: ByteSize(LEAST_FREE_SPACE).to_string(),
+            available: ByteSize(available).to_string(),
+        });
+    }
+    Ok(())
+}
+
+/// Boots a VM and waits until the guest serves commands. A VM that lives already is waited for.
+///
+/// `note` hears what the user should know, such as that the processor is emulated.
+///
+/// # Errors
+/// [`VmError::Boot`] with the console's last lines; nothing runs then. [`VmError::Interrupted`]
+/// likewise.
+pub fn start(
+    store: &Store,
+    guard: &VmGuard<'_>,
+    vm: &VmRow,
+    patience: Duration,
+    interrupt: &Interrupt,
+    note: &dyn Fn(&str),
+) -> Result<Started, VmError> {
+    let context = store.context();
+    let changed = match life(context, vm) {
+        Life::Dead => {
+            launch(store, vm, note)?;
+            true
+        }
+        Life::Alive(_) => false,
+        Life::Unattended => {
+            stop::kill(context, guard, vm)?;
+            launch(store, vm, note)?;
+            true
+        }
+    };
+    match wait_ready(context, vm, patience, interrupt) {
+        Ok(boot) => Ok(Started {
+            changed,
+            boot: Some(boot),
+        }),
+        Err(error) => {
+            if changed {
+                // Why it failed matters more than how its end went.
+                let _ = stop::kill(context, guard, vm);
+            }
+            Err(error)
+        }
+    }
+}
+
+fn wait_ready(
+    context: &Context,
+    vm: &VmRow,
+    patience: Duration,
+    interrupt: &Interrupt,
+) -> Result<Duration, VmError> {
+    let directory = context.vm(&vm.id);
+    let gone = |exit: Option<&ExitRecord>| boot_error(vm, &directory, exit, None);
+    let Ok(mut control) = Control::connect(context, vm) else {
+        return Err(gone(exit_record(&directory).as_ref()));
+    };
+    match control.ask(&ControlRequest::WaitReady, Some(patience), interrupt) {
+        Ok(Some(ControlReply::Ready { boot_ms, .. })) => Ok(Duration::from_millis(boot_ms)),
+        Ok(Some(ControlReply::GuestFailed { message })) => {
+            Err(boot_error(vm, &directory, None, Some(&message)))
+        }
+        Ok(Some(ControlReply::Exited(exit))) => Err(gone(Some(&exit))),
+        Ok(Some(_)) => Err(VmError::Monitor {
+            vm: vm.name.to_string(),
+            source: io::Error::other("an answer that does not fit the question"),
+        }),
+        Ok(None) => Err(timeout_error(vm, &directory, patience.as_secs())),
+        Err(VmError::Monitor { .. }) if life(context, vm) == Life::Dead => {
+            Err(gone(exit_record(&directory).as_ref()))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn exit_record(directory: &Path) -> Option<ExitRecord> {
+    serde_json::from_slice(&std::fs::read(directory.join(file::EXIT_RECORD)).ok()?).ok()
+}
+
+fn launch(store: &Store, vm: &VmRow, note: &dyn Fn(&str)) -> Result<(), VmError> {
+    let context = store.context();
+    let accel: Accel = vm.spec.accel.parse().unwrap_or_default();
+    preflight(context, &vm.spec.vmm, accel)?;
+    let (acceleration, why_emulated) = accel.choose()?;
+    if let Some(why) = why_emulated {
+        note(&format!(
+            "no KVM: {why}; emulating the processor, which is many times slower"
+        ));
+    }
+    let image = store.image(vm.image.as_str())?;
+    let kernel = store.kernel(vm.kernel.as_str())?;
+    let directory = context.vm(&vm.id);
+    let runtime = context.make_vm_runtime(&vm.id)?;
+
+    let initrd = directory.join("initrd.img");
+    let base = lib_kernel::base_initramfs(context, &kernel, &context.helper("banger-agent"))?;
+    let config = guest_config(vm, &image, &kernel).map_err(io_error("configure", &initrd))?;
+    lib_kernel::boot_initramfs(&base, &config, &initrd)?;
+
+    let vmlinux = lib_kernel::vmlinux(context, &kernel);
+    let mac = mac(&vm.id);
+    let plan = LaunchPlan {
+        name: vm.name.as_str(),
+        acceleration,
+        cpus: vm.spec.cpus,
+        memory: vm.spec.memory,
+        vmlinux: &vmlinux,
+        initrd: &initrd,
+        disks: disks(context, vm, &image, &kernel),
+        mac: (vm.spec.network == "user").then_some(&*mac),
+    };
+    let driver = driver(&vm.spec.vmm);
+    let spec = Launch {
+        vm: vm.id.to_string(),
+        directory: directory.clone(),
+        runtime,
+        program: driver.program()?,
+        arguments: driver.arguments(&plan)?,
+        console_limit: CONSOLE_LIMIT,
+    };
+    match run_monitor(context, &spec).map_err(io_error("run", context.helper("banger-monitor")))? {
+        LaunchReply::Started(_) | LaunchReply::AlreadyRunning => Ok(()),
+        LaunchReply::Failed { message } => Err(VmError::Launch {
+            vm: vm.name.to_string(),
+            message,
+        }),
+    }
+}
+
+fn disks(
+    context: &Context,
+    vm: &VmRow,
+    image: &ImageRecord,
+    kernel: &KernelRecord,
+) -> Vec<DiskPlan> {
+    let mut disks = vec![
+        DiskPlan {
+            path: context.image_disk(&image.id),
+            serial: serial::IMAGE,
+            read_only: true,
+        },
+        DiskPlan {
+            path: context.vm(&vm.id).join("data.img"),
+            serial: serial::DATA,
+            read_only: false,
+        },
+    ];
+    if let Some(path) = lib_kernel::modules_image(context, kernel) {
+        disks.push(DiskPlan {
+            path,
+            serial: serial::MODULES,
+            read_only: true,
+        });
+    }
+    disks
+}
+
+/// Starts the monitor and reads its one line. The monitor detaches itself; its own error output goes
+/// to the VM's log, so that nobody's terminal or pipe is kept open.
+fn run_monitor(context: &Context, spec: &Launch) -> io::Result<LaunchReply> {
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(spec.directory.join(file::VMM_LOG))?;
+    let mut monitor = Command::new(context.helper("banger-monitor"))
+        .env_clear()
+        .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()?;
+    if let Some(mut stdin) = monitor.stdin.take() {
+        stdin.write_all(&serde_json::to_vec(spec)?)?;
+    }
+    let mut line = String::new();
+    if let Some(stdout) = monitor.stdout.take() {
+        BufReader::new(stdout).take(1 << 20).read_line(&mut line)?;
+    }
+    match serde_json::from_str(&line) {
+        Ok(LaunchReply::Started(handles)) => Ok(LaunchReply::Started(handles)),
+        Ok(reply) => {
+            monitor.wait()?;
+            Ok(reply)
+        }
+        Err(_) => {
+            let status = monitor.wait()?;
+            Ok(LaunchReply::Failed {
+                message: format!("the monitor ended early ({status})"),
+            })
+        }
+    }
+}
