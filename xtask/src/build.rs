@@ -1,0 +1,148 @@
+//! Executables and helpers, laid out as they are installed: `<target>/<profile>/banger-vm` finds
+//! `<target>/libexec/banger/banger-agent`.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::step::{Result, output, run};
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// How the executables are built; the helpers are always small.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    Dev,
+    Release,
+}
+
+impl Profile {
+    fn directory(self) -> &'static str {
+        match self {
+            Profile::Dev => "debug",
+            Profile::Release => "release",
+        }
+    }
+}
+
+/// The cargo that runs us.
+pub(crate) fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(root());
+    cargo
+}
+
+/// The workspace.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("xtask is a directory of the workspace")
+}
+
+/// The target directory, wherever cargo's configuration puts it.
+pub(crate) fn target() -> Result<PathBuf> {
+    let metadata =
+        output(cargo().args(["metadata", "--format-version=1", "--no-deps", "--locked"]))?;
+    let metadata: serde_json::Value = serde_json::from_str(&metadata)?;
+    let target = metadata["target_directory"]
+        .as_str()
+        .ok_or("cargo metadata names no target directory")?;
+    Ok(PathBuf::from(target))
+}
+
+/// Builds executables and helpers; returns the directory of the executables.
+pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
+    let mut build = cargo();
+    build.args(["build", "--locked"]);
+    match profile {
+        Profile::Release => {
+            build.arg("--release");
+            build.args(["-p", "banger", "-p", "banger-image", "-p", "banger-vm"]);
+        }
+        // As `cargo test --workspace` does it, so that nothing is built for other features again.
+        Profile::Dev => {
+            build.args(["--workspace", "--bins", "--tests"]);
+        }
+    }
+    run(&mut build)?;
+    helpers()?;
+    Ok(target()?.join(profile.directory()))
+}
+
+/// Builds the helpers and puts them where the executables look.
+pub(crate) fn helpers() -> Result<()> {
+    let target = target()?;
+    let helper = |package| {
+        let mut build = cargo();
+        build.args(["build", "--locked", "--profile", "helper", "-p", package]);
+        build
+    };
+    run(&mut helper("banger-monitor"))?;
+    // It runs in any guest, so it takes nothing from there. With --target, the flags do not reach
+    // build scripts and procedural macros.
+    run(helper("banger-agent")
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .args(["--target", TARGET]))?;
+    let agent = target.join(TARGET).join("helper/banger-agent");
+    if interpreter(&agent)? {
+        return Err(format!("{} is not static: it names an interpreter", agent.display()).into());
+    }
+    let libexec = target.join("libexec/banger");
+    fs::create_dir_all(&libexec)?;
+    for helper in [target.join("helper/banger-monitor"), agent] {
+        install(&helper, &libexec)?;
+    }
+    Ok(())
+}
+
+/// Replaces by rename: a monitor of a running VM keeps its own. An unchanged file keeps its time.
+fn install(file: &Path, directory: &Path) -> Result<()> {
+    let name = file.file_name().ok_or("a helper has a name")?;
+    let place = directory.join(name);
+    let content = fs::read(file)?;
+    if fs::read(&place).is_ok_and(|old| old == content) {
+        return Ok(());
+    }
+    let new = place.with_extension("new");
+    fs::copy(file, &new)?;
+    fs::rename(new, place)?;
+    Ok(())
+}
+
+/// Whether an ELF executable has a PT_INTERP segment (elf(5)).
+fn interpreter(path: &Path) -> Result<bool> {
+    const PT_INTERP: u32 = 3;
+    let mut elf = Vec::new();
+    fs::File::open(path)?.read_to_end(&mut elf)?;
+    let bytes = |at: usize, length: usize| {
+        elf.get(at..at + length)
+            .ok_or_else(|| format!("{} is no ELF executable", path.display()))
+    };
+    let number = |at, length| -> Result<usize> {
+        let bytes = bytes(at, length)?;
+        let value = bytes
+            .iter()
+            .rev()
+            .fold(0, |sum, b| sum << 8 | usize::from(*b));
+        Ok(value)
+    };
+    let (table, size, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
+    for header in 0..count {
+        if number(table + header * size, 4)? == PT_INTERP as usize {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_test_has_an_interpreter_and_text_is_no_executable() {
+        assert!(interpreter(&std::env::current_exe().unwrap()).unwrap());
+        assert!(interpreter(Path::new(file!()).file_name().unwrap().as_ref()).is_err());
+    }
+}

@@ -1,0 +1,86 @@
+//! What is downloaded or made once and kept under the target directory.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use banger_tests::{Fixtures, pack};
+
+use crate::step::{Result, run};
+use crate::{build, packages};
+
+/// The fixtures for executables in `bin`; what is missing is made.
+pub(crate) fn prepare(bin: PathBuf) -> Result<Fixtures> {
+    let directory = build::target()?.join("fixtures");
+    fs::create_dir_all(&directory)?;
+    let fixtures = Fixtures::in_directory(bin, directory.clone());
+    kernel(&fixtures, &directory)?;
+    registry(&fixtures, &directory)?;
+    base_image(&fixtures, &directory)?;
+    Ok(fixtures)
+}
+
+fn kernel(fixtures: &Fixtures, directory: &Path) -> Result<()> {
+    if fixtures.kernel_package().exists() {
+        println!("   the kernel package is there");
+        return Ok(());
+    }
+    println!("   downloading the distribution's cloud kernel (not installed)");
+    let name = packages::dependency("linux-image-cloud-amd64", "linux-image-")?;
+    let file = packages::download(&name, directory)?;
+    fs::rename(directory.join(file), fixtures.kernel_package())?;
+    Ok(())
+}
+
+fn registry(fixtures: &Fixtures, directory: &Path) -> Result<()> {
+    if fixtures.registry_program().exists() {
+        println!("   docker-registry is there");
+        return Ok(());
+    }
+    println!("   downloading docker-registry (not installed: that would start it as a service)");
+    let file = packages::download("docker-registry", directory)?;
+    let package = directory.join(file);
+    packages::unpack(&package, &directory.join("docker-registry"))?;
+    fs::remove_file(package)?;
+    Ok(())
+}
+
+fn base_image(fixtures: &Fixtures, directory: &Path) -> Result<()> {
+    let (blob, diff_id) = fixtures.base_layer();
+    if blob.exists() && diff_id.exists() {
+        println!("   the Debian root file system is there");
+        return Ok(());
+    }
+    println!("   making a minimal Debian root file system");
+    let tar = directory.join("debian.tar");
+    let mut mmdebstrap = Command::new("mmdebstrap");
+    mmdebstrap.args(["--quiet", "--variant=minbase", "--format=tar", &suite()?]);
+    mmdebstrap.arg(&tar).args(sources());
+    run(&mut mmdebstrap)?;
+    let layer = pack(&tar)?;
+    fs::remove_file(tar)?;
+    fs::write(&blob, &layer.blob)?;
+    // Written last: it says that the layer is whole.
+    fs::write(diff_id, layer.diff_id)?;
+    Ok(())
+}
+
+/// The release of this machine, so that its own mirrors have it.
+fn suite() -> Result<String> {
+    let release = fs::read_to_string("/etc/os-release")?;
+    release
+        .lines()
+        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
+        .map(|name| name.trim_matches('"').to_owned())
+        .ok_or_else(|| "/etc/os-release has no VERSION_CODENAME; is this Debian?".into())
+}
+
+/// The distribution's own list of mirrors, without those of other vendors.
+fn sources() -> Option<&'static str> {
+    [
+        "/etc/apt/sources.list.d/debian.sources",
+        "/etc/apt/sources.list",
+    ]
+    .into_iter()
+    .find(|file| fs::metadata(file).is_ok_and(|metadata| metadata.len() > 0))
+}

@@ -1,0 +1,70 @@
+//! `cargo xtask`: what developers and CI run. Needs a Rust toolchain and root or sudo; installs
+//! the rest from the distribution, saying so first.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command for people"
+)]
+
+mod bench;
+mod build;
+mod demo;
+mod fixtures;
+mod packages;
+mod step;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::build::Profile;
+
+/// Tasks of banger's developers
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Build the executables and the helpers, and put the helpers where the executables look
+    Build {
+        /// Build what users get
+        #[arg(long)]
+        release: bool,
+    },
+    /// Boot a real VM from a real OCI image, then delete everything again
+    Demo,
+    /// Install what the tests need and run them all, VMs included
+    Test(test::Args),
+    /// Measure what SPEC.md promises
+    Bench(bench::Args),
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let result = step::watch_signals().and_then(|()| match args.task {
+        Task::Build { release } => {
+            let profile = if release {
+                Profile::Release
+            } else {
+                Profile::Dev
+            };
+            build::build(profile).map(drop)
+        }
+        Task::Demo => demo::demo(),
+        Task::Test(args) => test::test(&args),
+        Task::Bench(args) => bench::bench(&args),
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            let interrupted = step::interrupted();
+            ExitCode::from(if interrupted { 130 } else { 1 })
+        }
+    }
+}

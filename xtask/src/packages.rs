@@ -1,0 +1,170 @@
+//! Packages of the distribution: named with their reason, then installed or only unpacked.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::step::{self, Result, output, run};
+
+/// A package, a file that shows that it is there, and what it is for.
+pub(crate) struct Package {
+    name: &'static str,
+    file: &'static str,
+    why: &'static str,
+}
+
+const fn package(name: &'static str, file: &'static str, why: &'static str) -> Package {
+    Package { name, file, why }
+}
+
+/// What the demonstration needs.
+pub(crate) const DEMO: &[Package] = &[
+    package(
+        "qemu-system-x86",
+        "/usr/bin/qemu-system-x86_64",
+        "runs the VMs",
+    ),
+    package(
+        "e2fsprogs",
+        "/sbin/e2fsck",
+        "checks and makes ext4 file systems",
+    ),
+    package(
+        "mmdebstrap",
+        "/usr/bin/mmdebstrap",
+        "makes a Debian root file system from signed packages",
+    ),
+    package("xz-utils", "/usr/bin/xz", "unpacks packages"),
+];
+
+/// What the tests need besides.
+pub(crate) const TEST: &[Package] = &[
+    package(
+        "busybox-static",
+        "/bin/busybox",
+        "is the whole of a small test image",
+    ),
+    package(
+        "skopeo",
+        "/usr/bin/skopeo",
+        "makes OCI layouts and archives as other tools do",
+    ),
+    package("umoci", "/usr/bin/umoci", "unpacks images as a reference"),
+    package("zstd", "/usr/bin/zstd", "packs layers as other tools do"),
+    package(
+        "attr",
+        "/usr/bin/setfattr",
+        "gives test files extended attributes",
+    ),
+    package(
+        "kmod",
+        "/sbin/depmod",
+        "indexes kernel modules as a reference",
+    ),
+    package("zsh", "/bin/zsh", "completes commands"),
+    package("fish", "/usr/bin/fish", "completes commands"),
+];
+
+/// What mapping user ids takes when we are not root.
+const UNPRIVILEGED: &[Package] = &[package(
+    "uidmap",
+    "/usr/bin/newuidmap",
+    "lets mmdebstrap work without root",
+)];
+
+/// Installs what is missing, after naming it.
+pub(crate) fn install(sets: &[&[Package]]) -> Result<()> {
+    let unprivileged: &[Package] = if is_root() { &[] } else { UNPRIVILEGED };
+    let missing: Vec<&Package> = sets
+        .iter()
+        .copied()
+        .chain([unprivileged])
+        .flatten()
+        .filter(|package| !Path::new(package.file).exists())
+        .collect();
+    if missing.is_empty() {
+        println!("   nothing to install, all packages are there");
+        return Ok(());
+    }
+    println!("   to be installed from the distribution:");
+    for package in &missing {
+        println!("     {:16} {}", package.name, package.why);
+    }
+    let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
+    if !Path::new("/usr/bin/apt-get").exists() {
+        return Err(format!("no apt-get here; install yourself: {}", names.join(" ")).into());
+    }
+    let mut install = as_root("apt-get");
+    install
+        .args(["install", "--yes", "--no-install-recommends", "-qq"])
+        .args(&names);
+    update_lists_for(&names)?;
+    run(&mut install)
+}
+
+/// Reads the package lists again when one of `names` is not in them.
+fn update_lists_for(names: &[&str]) -> Result<()> {
+    let known = names.iter().all(|name| {
+        output(Command::new("apt-cache").args(["show", "--no-all-versions", name])).is_ok()
+    });
+    if known {
+        return Ok(());
+    }
+    run(as_root("apt-get").args(["update", "-qq"]))
+}
+
+/// Downloads the package that `name` is, or stands for, into `directory`; returns its file name.
+pub(crate) fn download(name: &str, directory: &Path) -> Result<String> {
+    update_lists_for(&[name])?;
+    fs::create_dir_all(directory)?;
+    run(Command::new("apt-get")
+        .args(["download", "-qq", name])
+        .current_dir(directory))?;
+    let prefix = format!("{name}_");
+    for entry in fs::read_dir(directory)? {
+        let file = entry?.file_name().to_string_lossy().into_owned();
+        if file.starts_with(&prefix) && file.ends_with(".deb") {
+            return Ok(file);
+        }
+    }
+    Err(format!("apt-get download {name} left no package").into())
+}
+
+/// The package that a meta package depends on, by the start of its name.
+pub(crate) fn dependency(meta: &str, prefix: &str) -> Result<String> {
+    update_lists_for(&[meta])?;
+    let shown = output(Command::new("apt-cache").args(["depends", "--important", meta]))?;
+    let found = shown
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("Depends: "))
+        .find(|name| name.starts_with(prefix));
+    match found {
+        Some(name) => Ok(name.to_owned()),
+        None => Err(format!("{meta} depends on no {prefix}…").into()),
+    }
+}
+
+pub(crate) fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+fn as_root(program: &str) -> Command {
+    let mut command = if is_root() {
+        Command::new(program)
+    } else {
+        let mut sudo = Command::new("sudo");
+        sudo.args(["--preserve-env=DEBIAN_FRONTEND", program]);
+        sudo
+    };
+    command.env("DEBIAN_FRONTEND", "noninteractive");
+    command
+}
+
+/// Unpacks a package without installing it: no service of it is started.
+pub(crate) fn unpack(package: &Path, directory: &Path) -> Result<()> {
+    step::run(
+        Command::new("dpkg-deb")
+            .arg("--extract")
+            .args([package, directory]),
+    )
+}

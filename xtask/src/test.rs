@@ -1,0 +1,59 @@
+//! All tests, with everything real that they need.
+
+use std::fs;
+use std::time::Instant;
+
+use crate::build::{self, Profile};
+use crate::step::{Result, run, timed};
+use crate::{fixtures, packages};
+
+/// What to run.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Leave out tests of this kind, and count them: vm, archive, shells
+    #[arg(long, value_name = "KIND", value_parser = ["vm", "archive", "shells"])]
+    skip: Vec<String>,
+
+    /// Passed on to `cargo test`
+    #[arg(last = true, value_name = "ARGUMENTS")]
+    rest: Vec<String>,
+}
+
+/// Installs what is missing, builds, and runs the tests.
+pub(crate) fn test(args: &Args) -> Result<()> {
+    let start = Instant::now();
+    timed("packages", || {
+        packages::install(&[packages::DEMO, packages::TEST])
+    })?;
+    let bin = build::target()?.join("debug");
+    let fixtures = timed("executables, kernel package and base image", || {
+        std::thread::scope(|scope| {
+            let made = scope.spawn(|| fixtures::prepare(bin));
+            let built = build::build(Profile::Dev);
+            let fixtures = made.join().map_err(|_| "making the fixtures panicked")??;
+            built.map(|_| fixtures)
+        })
+    })?;
+    let target = build::target()?;
+    let skipped = target.join("fixtures/skipped");
+    // Missing unless an earlier run skipped something.
+    let _ = fs::remove_file(&skipped);
+    let result = timed("tests", || {
+        let mut tests = build::cargo();
+        tests
+            .args(["test", "--workspace", "--locked", "--no-fail-fast"])
+            .args(&args.rest)
+            .env("BANGER_TEST_BIN_DIR", fixtures.bin())
+            .env("BANGER_TEST_FIXTURES", target.join("fixtures"))
+            .env("BANGER_LIBEXEC_DIR", fixtures.libexec())
+            .env("BANGER_TEST_SKIP", args.skip.join(","))
+            .env("BANGER_TEST_SKIPPED", &skipped);
+        run(&mut tests)
+    });
+    if let Ok(names) = fs::read_to_string(&skipped) {
+        println!("== {} tests skipped by name:", names.lines().count());
+        print!("{names}");
+    }
+    println!("== {:.0} s in all", start.elapsed().as_secs_f64());
+    result
+}
