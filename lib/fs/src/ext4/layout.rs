@@ -77,10 +77,11 @@ impl Plan {
         start..(start + BLOCKS_PER_GROUP).min(self.blocks)
     }
 
-    fn for_blocks(blocks: u64, inodes: u64, options: &Options) -> Plan {
+    fn for_blocks(blocks: u64, next: u64, inodes: u64, options: &Options) -> Plan {
         let groups = blocks.div_ceil(BLOCKS_PER_GROUP);
-        let by_size = (blocks * BLOCK as u64) / options.bytes_per_inode.max(BLOCK as u64);
-        let wanted = (inodes + inodes / 64 + 16).max(by_size);
+        let room = blocks.saturating_sub(next) * BLOCK as u64;
+        let spare = room / options.bytes_per_inode.max(BLOCK as u64);
+        let wanted = inodes + 16 + spare.max(inodes / 64);
         let each = wanted
             .div_ceil(groups)
             .next_multiple_of(u64::from(INODES_PER_BLOCK));
@@ -132,7 +133,7 @@ impl Plan {
                 if blocks % BLOCKS_PER_GROUP < 16 {
                     blocks -= blocks % BLOCKS_PER_GROUP;
                 }
-                let exact = Plan::for_blocks(blocks.max(1), inodes, options);
+                let exact = Plan::for_blocks(blocks.max(1), next, inodes, options);
                 let holds = u64::from(exact.inodes_per_group) * exact.groups >= inodes;
                 if blocks > 64 && holds && exact.end(next) <= blocks {
                     return Ok(exact);
@@ -142,7 +143,7 @@ impl Plan {
         };
         blocks = blocks.max(floor).next_multiple_of(ROUND);
         loop {
-            let plan = Plan::for_blocks(blocks, inodes, options);
+            let plan = Plan::for_blocks(blocks, next, inodes, options);
             let needed = plan.end(next) + slack;
             if needed <= blocks {
                 return match options.size {

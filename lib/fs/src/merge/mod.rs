@@ -322,6 +322,12 @@ impl<'a, 'f> Merge<'a, 'f> {
         if attributes.xattrs.iter().find(bad).is_some() {
             return Err(Fault::XattrName.into());
         }
+        // The kernel knows no other mode for links.
+        let mode = if kind == tree::S_IFLNK {
+            0o777
+        } else {
+            attributes.mode
+        };
         let xattrs = self.tree.xattrs.intern(&attributes.xattrs);
         let inode = self.tree.add_inode(Inode {
             seconds: attributes.mtime.seconds,
@@ -332,7 +338,7 @@ impl<'a, 'f> Merge<'a, 'f> {
             gid: attributes.gid,
             xattrs,
             refs: 0,
-            mode: kind | attributes.mode & 0o7777,
+            mode: kind | mode & 0o7777,
         })?;
         self.put(view, path, inode)
     }

@@ -1,6 +1,6 @@
 //! Shared by the tests: fsck, and the kernel's view of an image.
 
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 pub mod tar;
 
@@ -18,10 +18,7 @@ pub fn image() -> NamedTempFile {
 }
 
 /// Builds from layers, topmost first, without looking at the result.
-pub fn try_build(
-    layers: &[Vec<u8>],
-    options: &Options,
-) -> Result<(NamedTempFile, Summary), Error> {
+pub fn try_build(layers: &[Vec<u8>], options: &Options) -> Result<(NamedTempFile, Summary), Error> {
     let image = image();
     let layers = layers
         .iter()
@@ -35,7 +32,10 @@ pub fn try_build(
 pub fn built(layers: &[Vec<u8>], options: &Options) -> (NamedTempFile, Summary) {
     let (image, summary) = try_build(layers, options).unwrap();
     fsck(image.path());
-    assert_eq!(image.as_file().metadata().unwrap().len(), summary.image_bytes);
+    assert_eq!(
+        image.as_file().metadata().unwrap().len(),
+        summary.image_bytes
+    );
     (image, summary)
 }
 
@@ -49,7 +49,9 @@ pub fn fsck(image: &Path) {
         .expect("e2fsck is needed");
     let text = String::from_utf8_lossy(&output.stdout);
     let known = |line: &str| {
-        line.is_empty() || line.starts_with("Pass ") || line.contains(" files (") && line.contains(" blocks")
+        line.is_empty()
+            || line.starts_with("Pass ")
+            || line.contains(" files (") && line.contains(" blocks")
     };
     let odd: Vec<&str> = text.lines().filter(|line| !known(line)).collect();
     assert!(output.status.success() && odd.is_empty(), "{text}");
@@ -83,7 +85,11 @@ pub struct Mounted {
 impl Mounted {
     pub fn new(image: &Path, options: &str) -> Self {
         let directory = TempDir::new().unwrap();
-        run(Command::new("mount").arg("-o").arg(format!("loop,{options}")).arg(image).arg(directory.path()));
+        run(Command::new("mount")
+            .arg("-o")
+            .arg(format!("loop,{options}"))
+            .arg(image)
+            .arg(directory.path()));
         Mounted { directory }
     }
 
@@ -105,9 +111,17 @@ impl Mounted {
             }
             let metadata = fs::symlink_metadata(&path).unwrap();
             if metadata.is_dir() {
-                todo.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+                todo.extend(
+                    fs::read_dir(&path)
+                        .unwrap()
+                        .map(|entry| entry.unwrap().path()),
+                );
             }
-            let name = path.strip_prefix(self.path()).unwrap().to_string_lossy().into_owned();
+            let name = path
+                .strip_prefix(self.path())
+                .unwrap()
+                .to_string_lossy()
+                .into_owned();
             lines.push(format!("{name} {}", describe(&path)));
         }
         lines.sort();
@@ -128,12 +142,25 @@ pub fn describe(path: &Path) -> String {
     let (kind, what) = if kind.is_dir() {
         ("dir", String::new())
     } else if kind.is_symlink() {
-        ("link", fs::read_link(path).unwrap().to_string_lossy().into_owned())
+        (
+            "link",
+            fs::read_link(path).unwrap().to_string_lossy().into_owned(),
+        )
     } else if kind.is_fifo() {
         ("fifo", String::new())
     } else if kind.is_block_device() || kind.is_char_device() {
-        let (major, minor) = (nix::sys::stat::major(m.rdev()), nix::sys::stat::minor(m.rdev()));
-        (if kind.is_block_device() { "block" } else { "char" }, format!("{major}:{minor}"))
+        let (major, minor) = (
+            nix::sys::stat::major(m.rdev()),
+            nix::sys::stat::minor(m.rdev()),
+        );
+        (
+            if kind.is_block_device() {
+                "block"
+            } else {
+                "char"
+            },
+            format!("{major}:{minor}"),
+        )
     } else {
         let bytes = fs::read(path).unwrap();
         match bytes.len() <= 64 {
@@ -141,7 +168,13 @@ pub fn describe(path: &Path) -> String {
             false => ("file", format!("{} bytes", bytes.len())),
         }
     };
-    format!("{kind} {:o} {}:{} x{} {what}", m.mode() & 0o7777, m.uid(), m.gid(), m.nlink())
+    format!(
+        "{kind} {:o} {}:{} x{} {what}",
+        m.mode() & 0o7777,
+        m.uid(),
+        m.gid(),
+        m.nlink()
+    )
 }
 
 pub fn run(command: &mut Command) -> String {
