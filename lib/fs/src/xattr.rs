@@ -2,8 +2,11 @@
 
 use std::collections::HashMap;
 
-/// Attribute names and values, sorted by name.
-pub(crate) type Set = Box<[(Box<[u8]>, Box<[u8]>)]>;
+/// A name and its value.
+pub(crate) type Attribute = (Box<[u8]>, Box<[u8]>);
+
+/// Sorted by name.
+pub(crate) type Set = Box<[Attribute]>;
 
 /// A distinct set; zero is the empty one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -44,7 +47,7 @@ impl Xattrs {
         id
     }
 
-    pub(crate) fn get(&self, id: XattrId) -> &[(Box<[u8]>, Box<[u8]>)] {
+    pub(crate) fn get(&self, id: XattrId) -> &[Attribute] {
         match id.0 {
             0 => &[],
             n => &self.sets[n as usize - 1],

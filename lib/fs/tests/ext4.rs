@@ -1,5 +1,7 @@
 //! What is written is sound by e2fsck, and is what the kernel reads.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
 mod common;
 
 use std::ffi::OsStr;
@@ -86,7 +88,7 @@ fn sizes() {
         (SizeChoice::Exactly(99 << 20), 99 << 20, 80 << 20),
     ] {
         let (_, summary) = built(
-            &[layer.clone()],
+            std::slice::from_ref(&layer),
             &Options {
                 size,
                 bytes_per_inode: 4096,
@@ -292,7 +294,8 @@ fn extended_attributes() {
         .map(|i| (format!("user.{}", "k".repeat(i + 1)), vec![b'v'; i]))
         .collect();
     let many: Vec<(&str, &[u8])> = many.iter().map(|(n, v)| (n.as_str(), &v[..])).collect();
-    let mut cases: Vec<(String, Vec<(&str, &[u8])>)> = vec![
+    type Values<'a> = Vec<(&'a str, &'a [u8])>;
+    let mut cases: Vec<(String, Values<'_>)> = vec![
         ("cap".into(), vec![("security.capability", &capability)]),
         ("small".into(), vec![("user.a", b""), ("user.b", b"\0\n=")]),
         (
@@ -358,9 +361,7 @@ fn xattr(path: &std::path::Path, name: &str) -> Option<Vec<u8>> {
         .output()
         .expect("getfattr is needed");
     let text = String::from_utf8(output.stdout).unwrap();
-    let value = text
-        .lines()
-        .find_map(|line| line.strip_prefix(&format!("{name}")[..]))?;
+    let value = text.lines().find_map(|line| line.strip_prefix(name))?;
     let hex = value.strip_prefix("=0x").unwrap_or("");
     let byte = |i: usize| u8::from_str_radix(&hex[i..i + 2], 16).unwrap();
     Some((0..hex.len()).step_by(2).map(byte).collect())
@@ -691,7 +692,7 @@ fn limits() {
         ),
     ] {
         match try_build(
-            &[layer.clone()],
+            std::slice::from_ref(&layer),
             &Options {
                 limits,
                 ..options()

@@ -176,7 +176,7 @@ impl<'p> Groups<'p> {
 fn clear(bitmap: &mut [u8; BLOCK], bits: Range<u64>) {
     let mut at = bits.start;
     while at < bits.end {
-        if at % 8 == 0 && at + 8 <= bits.end {
+        if at.is_multiple_of(8) && at + 8 <= bits.end {
             let bytes = (at / 8) as usize..(bits.end / 8) as usize;
             at = bits.end - bits.end % 8;
             bitmap[bytes].fill(0);

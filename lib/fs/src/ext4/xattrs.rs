@@ -58,7 +58,7 @@ impl Attribute {
 }
 
 /// Encodes a set: into the inode if it fits there, else into a block, else both.
-pub(super) fn encode(set: &[(Box<[u8]>, Box<[u8]>)]) -> Result<Stored, Fault> {
+pub(super) fn encode(set: &[crate::xattr::Attribute]) -> Result<Stored, Fault> {
     let mut attributes = Vec::new();
     let mut dropped = false;
     for (name, value) in set {

@@ -157,7 +157,8 @@ mod tests {
 
     #[test]
     fn times() {
-        let cases: &[(&str, Result<(i64, u32), Fault>)] = &[
+        type Case = (&'static str, Result<(i64, u32), Fault>);
+        let cases: &[Case] = &[
             ("12", Ok((12, 0))),
             ("12.5", Ok((12, 500_000_000))),
             ("12.0000000019", Ok((12, 1))),
