@@ -106,17 +106,20 @@ impl Agent {
         event
     }
 
-    /// Writes what the socket takes.
-    pub(crate) fn flush(&mut self) -> Result<(), ChannelEnd> {
+    /// Writes what the socket takes. An end of the channel is seen by reading only: the guest's
+    /// last bytes may still be unread when there is nobody left to write to.
+    pub(crate) fn flush(&mut self) {
         while self.writable && !self.mux.output().is_empty() {
             match self.socket.write(self.mux.output()) {
                 Ok(count) => self.mux.sent(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.into()),
+                Err(_) => {
+                    self.readable = true;
+                    self.mux.sent(self.mux.output().len());
+                }
             }
         }
-        Ok(())
     }
 
     /// A stream can be opened now: the guest listens, and takes what it is sent.

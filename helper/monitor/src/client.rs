@@ -157,7 +157,6 @@ impl Client {
                 };
                 self.early.drain(..=end);
                 self.state = State::Queued(port);
-                self.deadline = None;
                 return Turn::Again;
             }
             if self.early.len() == MAX_LINE {

@@ -43,12 +43,15 @@ impl ConsoleLog {
                 self.keep_newer_half(scratch)?;
             }
             let room = usize::try_from(self.limit - self.length).unwrap_or(usize::MAX);
-            let count = self.file.write(&bytes[..bytes.len().min(room)])?;
-            if count == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
+            match self.file.write(&bytes[..bytes.len().min(room)]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    self.length += count as u64;
+                    bytes = &bytes[count..];
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
-            self.length += count as u64;
-            bytes = &bytes[count..];
         }
         Ok(())
     }

@@ -12,10 +12,11 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use crate::accept::ACCEPT_PAUSE;
 use crate::agent::{Agent, ChannelEnd};
-use crate::clients::{self, Clients};
+use crate::clients::Clients;
 use crate::console::{Console, ConsoleRead};
-use crate::control::{self, Control};
+use crate::control::Control;
 use crate::exit::Witness;
 use crate::guest::Guest;
 use crate::launch::Vm;
@@ -29,8 +30,8 @@ const SIGNALS: u64 = 0;
 const AGENT: u64 = 1;
 const QMP: u64 = 2;
 const CONSOLE: u64 = 3;
-const AGENT_LISTENER: u64 = 4;
-const CONTROL_LISTENER: u64 = 5;
+pub(crate) const AGENT_LISTENER: u64 = 4;
+pub(crate) const CONTROL_LISTENER: u64 = 5;
 /// Clients of agent.sock have even tokens from here, those of control.sock odd ones.
 const FIRST_CLIENT: u64 = 16;
 
@@ -41,8 +42,6 @@ const LAST_BYTES_TIME: Duration = Duration::from_millis(500);
 /// Reads of one channel after the VMM's end: more than a socket buffer holds, but an end, should
 /// some child of the VMM hold the other side and go on writing.
 const LAST_READS: usize = 256;
-/// Before connections are accepted again after that failed (no descriptors, no memory).
-const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Everything about one VM.
 #[derive(Debug)]
@@ -70,10 +69,10 @@ pub(crate) struct Monitor {
     /// The teardown is done.
     pub(crate) ended: Option<ExitRecord>,
     signals: SignalFd,
-    agent_listener: Option<UnixListener>,
-    next_token: u64,
+    pub(crate) agent_listener: Option<UnixListener>,
+    pub(crate) next_token: u64,
     /// Accepting failed; until then it is not tried.
-    deaf_until: Option<Instant>,
+    pub(crate) deaf_until: Option<Instant>,
     console_failed: bool,
     /// The VMM has ended.
     pub(crate) exited: Option<ExitStatus>,
@@ -167,14 +166,6 @@ impl Monitor {
             add(&self.epoll, console.socket(), CONSOLE, EpollFlags::EPOLLIN)?;
         }
         self.listen()
-    }
-
-    fn listen(&mut self) -> io::Result<()> {
-        if let Some(listener) = &self.agent_listener {
-            add(&self.epoll, listener, AGENT_LISTENER, EpollFlags::EPOLLIN)?;
-        }
-        let control = &self.vm.control;
-        add(&self.epoll, control, CONTROL_LISTENER, EpollFlags::EPOLLIN)
     }
 
     /// Runs until the VMM has ended and clients have taken the guest's last bytes.
@@ -314,9 +305,7 @@ impl Monitor {
         let Some(agent) = self.agent.as_mut() else {
             return;
         };
-        if let Err(end) = agent.flush() {
-            return self.end_channel(&end);
-        }
+        agent.flush();
         self.clients.open_queued(agent);
         self.clients.feed_starved(agent);
     }
@@ -405,79 +394,12 @@ impl Monitor {
             self.end_channel(&ChannelEnd::Closed);
         }
     }
-
-    fn accept_agent_clients(&mut self) {
-        while let Some(listener) = &self.agent_listener {
-            let socket = match listener.accept() {
-                Ok((socket, _)) => socket,
-                Err(error) => match self.accept_failed(&error) {
-                    true => continue,
-                    false => break,
-                },
-            };
-            // Closed at once: too many, or nobody to talk to.
-            if self.clients.len() >= clients::MAX_CLIENTS || self.agent.is_none() {
-                continue;
-            }
-            let token = self.next_token & !1;
-            self.next_token += 2;
-            let registered = socket.set_nonblocking(true).is_ok()
-                && add(&self.epoll, &socket, token, edge_triggered()).is_ok();
-            if registered {
-                self.clients.add(token, socket, Instant::now());
-            }
-        }
-    }
-
-    pub(crate) fn accept_control_clients(&mut self) {
-        loop {
-            let socket = match self.vm.control.accept() {
-                Ok((socket, _)) => socket,
-                Err(error) => match self.accept_failed(&error) {
-                    true => continue,
-                    false => break,
-                },
-            };
-            if self.control.len() >= control::MAX_CLIENTS {
-                continue;
-            }
-            let token = self.next_token | 1;
-            self.next_token += 2;
-            let registered = socket.set_nonblocking(true).is_ok()
-                && add(&self.epoll, &socket, token, edge_triggered()).is_ok();
-            if registered {
-                self.control.add(token, socket);
-                self.control_ready.push(token);
-            }
-        }
-    }
-
-    /// True when the next connection can be tried at once. Out of descriptors, a level-triggered
-    /// listener would report for ever: it is left alone for a while.
-    fn accept_failed(&mut self, error: &io::Error) -> bool {
-        match error.kind() {
-            io::ErrorKind::WouldBlock => return false,
-            io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => return true,
-            _ => {}
-        }
-        if self.deaf_until.is_none() {
-            if let Some(listener) = &self.agent_listener {
-                let _ = self.epoll.delete(listener);
-            }
-            let _ = self.epoll.delete(&self.vm.control);
-            self.deaf_until = Some(Instant::now() + ACCEPT_PAUSE);
-            self.vm
-                .log
-                .line(format_args!("cannot accept connections: {error}"));
-        }
-        false
-    }
 }
 
-fn add(epoll: &Epoll, fd: impl AsFd, token: u64, flags: EpollFlags) -> io::Result<()> {
+pub(crate) fn add(epoll: &Epoll, fd: impl AsFd, token: u64, flags: EpollFlags) -> io::Result<()> {
     Ok(epoll.add(fd, EpollEvent::new(flags, token))?)
 }
 
-fn edge_triggered() -> EpollFlags {
+pub(crate) fn edge_triggered() -> EpollFlags {
     EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET
 }

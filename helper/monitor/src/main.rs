@@ -3,6 +3,7 @@
 //! One thread, one epoll loop, no timer that ticks: while nothing happens it makes no system call.
 //! It holds `alive.lock` from before the first effect until after the last one, and so does the VMM.
 
+mod accept;
 mod agent;
 mod buffer;
 mod client;

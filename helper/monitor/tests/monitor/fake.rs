@@ -11,39 +11,43 @@ use banger_wire::port;
 use nix::sys::socket::{MsgFlags, recv, send};
 
 /// Returns what it gets.
-pub const ECHO: u32 = 2000;
+pub(crate) const ECHO: u32 = 2000;
 /// Counts until the client has finished, then answers count and checksum.
-pub const COUNT: u32 = 2001;
+pub(crate) const COUNT: u32 = 2001;
 /// Gets a length, sends as many bytes of the pattern, and finishes.
-pub const SOURCE: u32 = 2002;
+pub(crate) const SOURCE: u32 = 2002;
 /// Takes nothing.
-pub const STALL: u32 = 2003;
+pub(crate) const STALL: u32 = 2003;
 /// Is not accepted.
-pub const REFUSE: u32 = 2004;
+pub(crate) const REFUSE: u32 = 2004;
 /// Is reset at the first byte.
-pub const RESET: u32 = 2005;
+pub(crate) const RESET: u32 = 2005;
 /// Says `hi`, finishes, then counts.
-pub const FINISH_FIRST: u32 = 2006;
+pub(crate) const FINISH_FIRST: u32 = 2006;
 /// Gets a number; answers `ok` when so many streams were reset by the host.
-pub const AWAIT_RESETS: u32 = 2007;
+pub(crate) const AWAIT_RESETS: u32 = 2007;
 /// Sends data without accepting.
-pub const EAGER: u32 = 2008;
+pub(crate) const EAGER: u32 = 2008;
 /// Gets lines that tell the guest what to do.
-pub const COMMANDS: u32 = 3000;
+pub(crate) const COMMANDS: u32 = 3000;
 
-pub fn pattern(at: u64) -> u8 {
-    (at ^ (at >> 8) ^ (at >> 16).wrapping_mul(31)) as u8
+/// Repeats after a prime number of bytes, so that no block of a power of two looks like the next.
+pub(crate) const PERIOD: u64 = 65_521;
+
+pub(crate) fn pattern(at: u64) -> u8 {
+    let at = at % PERIOD;
+    (at ^ (at >> 8)) as u8
 }
 
-pub fn checksum(sum: u64, bytes: &[u8]) -> u64 {
+pub(crate) fn checksum(sum: u64, bytes: &[u8]) -> u64 {
     bytes.iter().fold(sum, |sum, byte| {
         (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     })
 }
 
-pub const EMPTY: u64 = 0xcbf2_9ce4_8422_2325;
+pub(crate) const EMPTY: u64 = 0xcbf2_9ce4_8422_2325;
 
-pub fn run_if_asked() {
+pub(crate) fn run_if_asked() {
     let arguments: HashMap<String, String> = std::env::args()
         .filter_map(|argument| {
             let (key, value) = argument.split_once('=')?;
@@ -138,6 +142,7 @@ struct Guest {
     streams: HashMap<StreamId, Stream>,
     events: StreamId,
     resets: u64,
+    pattern: Vec<u8>,
 }
 
 impl Guest {
@@ -152,6 +157,7 @@ impl Guest {
             streams: HashMap::new(),
             events: 0,
             resets: 0,
+            pattern: (0..PERIOD).map(pattern).collect(),
         }
     }
 
@@ -178,7 +184,10 @@ impl Guest {
         loop {
             let count = recv(self.agent, &mut buffer, MsgFlags::empty()).unwrap_or(0);
             if count == 0 {
-                exit(0);
+                // The monitor gave the channel up; a VMM lives on.
+                loop {
+                    std::thread::park();
+                }
             }
             self.mux.receive(&buffer[..count]).unwrap();
             while let Some(event) = self.mux.next_event() {
@@ -304,11 +313,17 @@ impl Guest {
                         stream.finished = true;
                     }
                 }
-                while stream.left > 0 && stream.output.len() < 64 * 1024 {
-                    stream.output.push(pattern(stream.position));
-                    stream.position += 1;
-                    stream.left -= 1;
+                while stream.left > 0 {
+                    let start = (stream.position % PERIOD) as usize;
+                    let end = self.pattern.len().min(start + stream.left as usize);
+                    let sent = self.mux.send(*id, &self.pattern[start..end]) as u64;
+                    stream.position += sent;
+                    stream.left -= sent;
                     stream.finished = stream.left == 0;
+                    worked |= sent > 0;
+                    if sent == 0 {
+                        break;
+                    }
                 }
                 let sent = self.mux.send(*id, &stream.output);
                 stream.output.drain(..sent);

@@ -1,8 +1,7 @@
 //! One VM in a directory of its own, and what a client does with it.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::AsFd;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -15,22 +14,21 @@ use banger_wire::monitor::{
 };
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tempfile::TempDir;
 
-pub const MONITOR: &str = env!("CARGO_BIN_EXE_banger-monitor");
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const MONITOR: &str = env!("CARGO_BIN_EXE_banger-monitor");
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// A directory with a VM in it. Dropping it kills the monitor; the VMM dies with it.
-pub struct Rig {
-    pub temporary: TempDir,
-    pub launch: Launch,
-    pub monitor: Option<Child>,
+pub(crate) struct Rig {
+    pub(crate) temporary: TempDir,
+    pub(crate) launch: Launch,
+    pub(crate) monitor: Option<Child>,
 }
 
 impl Rig {
     /// With the simulated VMM in this mode and all channels.
-    pub fn fake(mode: &str) -> Rig {
+    pub(crate) fn fake(mode: &str) -> Rig {
         let program = std::env::current_exe().unwrap();
         let mode = format!("mode={mode}");
         Rig::new(
@@ -47,7 +45,7 @@ impl Rig {
         )
     }
 
-    pub fn new(program: &Path, arguments: &[&str]) -> Rig {
+    pub(crate) fn new(program: &Path, arguments: &[&str]) -> Rig {
         let temporary = tempfile::tempdir().unwrap();
         let (directory, runtime) = (temporary.path().join("vm"), temporary.path().join("run"));
         for path in [&directory, &runtime] {
@@ -70,7 +68,7 @@ impl Rig {
     }
 
     /// Starts the VM, which must work.
-    pub fn start(mut self) -> Rig {
+    pub(crate) fn start(mut self) -> Rig {
         let (monitor, reply) = run(&self.launch);
         self.monitor = Some(monitor);
         assert_eq!(reply, LaunchReply::Started(self.handles()));
@@ -78,47 +76,47 @@ impl Rig {
     }
 
     /// Starts the VM and waits until the guest is ready.
-    pub fn ready(mode: &str) -> Rig {
+    pub(crate) fn ready(mode: &str) -> Rig {
         let rig = Rig::fake(mode).start();
         let reply = rig.control(&ControlRequest::WaitReady);
         assert!(matches!(reply, ControlReply::Ready { .. }), "{reply:?}");
         rig
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.launch.directory.join(name)
     }
 
-    pub fn socket(&self, name: &str) -> PathBuf {
+    pub(crate) fn socket(&self, name: &str) -> PathBuf {
         self.launch.runtime.join(name)
     }
 
-    pub fn text(&self, name: &str) -> String {
+    pub(crate) fn text(&self, name: &str) -> String {
         String::from_utf8_lossy(&fs::read(self.path(name)).unwrap()).into_owned()
     }
 
-    pub fn handles(&self) -> Handles {
+    pub(crate) fn handles(&self) -> Handles {
         serde_json::from_str(&self.text(file::HANDLES)).unwrap()
     }
 
-    pub fn exit_record(&self) -> ExitRecord {
+    pub(crate) fn exit_record(&self) -> ExitRecord {
         serde_json::from_str(&self.text(file::EXIT_RECORD)).unwrap()
     }
 
-    pub fn open_control(&self) -> Control {
+    pub(crate) fn open_control(&self) -> Control {
         let socket = UnixStream::connect(self.socket(file::CONTROL_SOCKET)).unwrap();
         socket.set_read_timeout(Some(LIMIT)).unwrap();
         Control(BufReader::new(socket))
     }
 
-    pub fn control(&self, request: &ControlRequest) -> ControlReply {
+    pub(crate) fn control(&self, request: &ControlRequest) -> ControlReply {
         let mut control = self.open_control();
         control.send(request);
         control.reply()
     }
 
     /// The record that a control reply carries, which must be the durable one.
-    pub fn exited(&self, request: &ControlRequest) -> ExitRecord {
+    pub(crate) fn exited(&self, request: &ControlRequest) -> ExitRecord {
         let reply = self.control(request);
         let ControlReply::Exited(record) = reply else {
             panic!("{reply:?}");
@@ -128,7 +126,7 @@ impl Rig {
     }
 
     /// A connection to the agent's socket that has said nothing.
-    pub fn dial(&self) -> UnixStream {
+    pub(crate) fn dial(&self) -> UnixStream {
         let socket = UnixStream::connect(self.socket(file::AGENT_SOCKET)).unwrap();
         socket.set_read_timeout(Some(LIMIT)).unwrap();
         socket.set_write_timeout(Some(LIMIT)).unwrap();
@@ -136,7 +134,7 @@ impl Rig {
     }
 
     /// A connection to a port of the guest.
-    pub fn connect(&self, port: u32) -> UnixStream {
+    pub(crate) fn connect(&self, port: u32) -> UnixStream {
         let mut socket = self.dial();
         writeln!(socket, "CONNECT {port}").unwrap();
         let line = read_line(&mut socket);
@@ -145,20 +143,20 @@ impl Rig {
     }
 
     /// Tells the simulated guest what to do.
-    pub fn command(&self, line: &str) -> UnixStream {
+    pub(crate) fn command(&self, line: &str) -> UnixStream {
         let mut socket = self.connect(crate::fake::COMMANDS);
         writeln!(socket, "{line}").unwrap();
         socket
     }
 
     /// Waits until the monitor has ended.
-    pub fn wait(&mut self) -> ExitStatus {
+    pub(crate) fn wait(&mut self) -> ExitStatus {
         let mut monitor = self.monitor.take().unwrap();
         within_limit(move || monitor.wait().unwrap())
     }
 
     /// Everything that says that the VM runs is gone.
-    pub fn assert_cleared(&self) {
+    pub(crate) fn assert_cleared(&self) {
         for path in [
             self.socket(file::AGENT_SOCKET),
             self.socket(file::CONTROL_SOCKET),
@@ -169,7 +167,7 @@ impl Rig {
         assert!(!self.is_locked());
     }
 
-    pub fn is_locked(&self) -> bool {
+    pub(crate) fn is_locked(&self) -> bool {
         lock_is_held(&self.path(file::ALIVE_LOCK))
     }
 }
@@ -187,16 +185,16 @@ impl Drop for Rig {
     }
 }
 
-pub struct Control(pub BufReader<UnixStream>);
+pub(crate) struct Control(pub(crate) BufReader<UnixStream>);
 
 impl Control {
-    pub fn send(&mut self, request: &ControlRequest) {
+    pub(crate) fn send(&mut self, request: &ControlRequest) {
         let mut line = serde_json::to_vec(request).unwrap();
         line.push(b'\n');
         self.0.get_mut().write_all(&line).unwrap();
     }
 
-    pub fn reply(&mut self) -> ControlReply {
+    pub(crate) fn reply(&mut self) -> ControlReply {
         let mut line = String::new();
         self.0.read_line(&mut line).unwrap();
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
@@ -204,7 +202,7 @@ impl Control {
 }
 
 /// Runs the monitor up to its reply.
-pub fn run(launch: &Launch) -> (Child, LaunchReply) {
+pub(crate) fn run(launch: &Launch) -> (Child, LaunchReply) {
     let mut monitor = Command::new(MONITOR)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -220,33 +218,37 @@ pub fn run(launch: &Launch) -> (Child, LaunchReply) {
     (monitor, reply)
 }
 
-pub fn read_line(socket: &mut UnixStream) -> String {
+/// A line, or what there is of it when the other side closes.
+pub(crate) fn read_line(socket: &mut UnixStream) -> String {
     let mut line = Vec::new();
     let mut byte = [0];
-    while !line.ends_with(b"\n") && socket.read(&mut byte).unwrap() == 1 {
+    while !line.ends_with(b"\n") && socket.read_exact(&mut byte).is_ok() {
         line.push(byte[0]);
     }
     String::from_utf8(line).unwrap()
 }
 
-pub fn read_all(socket: &mut UnixStream) -> Vec<u8> {
+pub(crate) fn read_all(socket: &mut UnixStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     socket.read_to_end(&mut bytes).unwrap();
     bytes
 }
 
+/// Waits for the next byte; true when there is none, because the other side has closed.
+pub(crate) fn at_end(socket: &mut impl Read) -> bool {
+    let read = socket.read_exact(&mut [0]);
+    read.is_err_and(|error| {
+        let timeout = error.kind() == ErrorKind::WouldBlock;
+        assert!(!timeout, "it takes too long");
+        true
+    })
+}
+
 /// Does something that blocks, with a deadline.
-pub fn within_limit<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) fn within_limit<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || sender.send(work()));
     receiver.recv_timeout(LIMIT).expect("it takes too long")
-}
-
-/// Waits until a descriptor has something to say.
-pub fn wait_readable(fd: impl AsFd) {
-    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
-    let timeout = PollTimeout::try_from(LIMIT).unwrap();
-    assert_eq!(poll(&mut fds, timeout), Ok(1));
 }
 
 fn whole_file() -> libc::flock {
@@ -259,7 +261,7 @@ fn whole_file() -> libc::flock {
     }
 }
 
-pub fn lock_is_held(path: &Path) -> bool {
+pub(crate) fn lock_is_held(path: &Path) -> bool {
     let file = fs::File::open(path).unwrap();
     let mut lock = whole_file();
     fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock)).unwrap();
@@ -267,7 +269,7 @@ pub fn lock_is_held(path: &Path) -> bool {
 }
 
 /// Waits until nobody holds the lock.
-pub fn wait_unlocked(path: &Path) {
+pub(crate) fn wait_unlocked(path: &Path) {
     let file = fs::File::options().write(true).open(path).unwrap();
     within_limit(move || {
         fcntl(&file, FcntlArg::F_OFD_SETLKW(&whole_file())).unwrap();
