@@ -33,7 +33,10 @@ impl Blobs {
         private_dir(&root.join("blobs/sha256"))?;
         let marker = root.join("oci-layout");
         if !marker.exists() {
-            replace(&marker, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+            // Others may be making it too: each in staging of its own.
+            let staged = Staged::new(context)?;
+            let new = staged.path().join("oci-layout");
+            replace(&new, &marker, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         }
         Ok(Blobs { root })
     }
@@ -177,7 +180,8 @@ impl Blobs {
         let path = self.root.join("index.json");
         let bytes = serde_json::to_vec(index)
             .map_err(|error| Error::malformed(&path.to_string_lossy(), error))?;
-        replace(&path, &bytes)
+        // One name for all is enough under the lock, and leaves nothing to sweep.
+        replace(&path.with_extension("new"), &path, &bytes)
     }
 }
 
@@ -340,13 +344,12 @@ pub(crate) fn private_file(path: &Path) -> Result<File, Error> {
         .map_err(Error::io("create", path))
 }
 
-fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let new = path.with_extension(format!("new-{}", std::process::id()));
-    let mut file = private_file(&new)?;
+fn replace(new: &Path, path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let mut file = private_file(new)?;
     file.write_all(bytes)
         .and_then(|()| file.sync_all())
-        .map_err(Error::io("write", &new))?;
-    fs::rename(&new, path).map_err(Error::io("create", path))?;
+        .map_err(Error::io("write", new))?;
+    fs::rename(new, path).map_err(Error::io("create", path))?;
     sync_parent(path)
 }
 

@@ -4,7 +4,7 @@ use std::io;
 
 use lib_model::{Diagnose, Exit};
 
-use crate::Error;
+use crate::{Error, TlsFault};
 
 impl Diagnose for Error {
     fn exit(&self) -> Exit {
@@ -57,13 +57,21 @@ impl Diagnose for Error {
             }
             Error::Tls {
                 registry,
-                unknown_ca: true,
+                fault: TlsFault::UnknownCa,
                 ..
             } => format!(
-                "install the registry's CA certificate on this machine, or pass \
-                 --plain-http {registry} when it speaks no TLS"
+                "install the CA certificate of {registry} on this machine \
+                 (/usr/local/share/ca-certificates, then update-ca-certificates)"
             ),
-            Error::Tls { registry, .. } => {
+            Error::Tls {
+                fault: TlsFault::Certificate,
+                ..
+            } => "the registry needs a valid certificate for this name".into(),
+            Error::Tls {
+                registry,
+                fault: TlsFault::Protocol,
+                ..
+            } => {
                 format!("if {registry} speaks no TLS, pass --plain-http {registry}")
             }
             Error::Schema1 { .. } => {

@@ -91,8 +91,8 @@ pub enum Error {
     Tls {
         /// Host and port.
         registry: String,
-        /// The certificate's issuer is not known here.
-        unknown_ca: bool,
+        /// What is wrong with it.
+        fault: TlsFault,
         /// Why.
         source: Source,
     },
@@ -282,6 +282,17 @@ pub enum Error {
         /// What is wrong.
         reason: &'static str,
     },
+}
+
+/// Why a TLS connection was not made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsFault {
+    /// The certificate's issuer is not known here.
+    UnknownCa,
+    /// The certificate has expired, is for another name, or cannot be a server's.
+    Certificate,
+    /// What answers speaks no TLS, or none that we speak.
+    Protocol,
 }
 
 impl Error {

@@ -18,7 +18,7 @@ mod publish;
 mod pull;
 mod registry;
 
-pub use error::{Error, Source};
+pub use error::{Error, Source, TlsFault};
 pub use import::{ImportRequest, Input, import};
 pub use limits::Limits;
 pub use platform::Platform;

@@ -68,7 +68,12 @@ impl Spool {
                 EntryType::Regular | EntryType::Continuous => {
                     total = total.saturating_add(entry.size());
                     limits.layer_bytes(what, total)?;
+                    let announced = entry.size();
                     let file = spool(&mut entry, staged, number, what)?;
+                    // The tar crate ends a cut member as if it were whole.
+                    if file.size != announced {
+                        return Err(failed(io::ErrorKind::UnexpectedEof.into()));
+                    }
                     check_name(&name, &file, what)?;
                     Member::File(file)
                 }

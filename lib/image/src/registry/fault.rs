@@ -6,7 +6,7 @@ use std::io;
 use lib_model::{Digest, Reference};
 use oci_client::errors::{DigestError, OciDistributionError as Oci, OciEnvelope, OciErrorCode};
 
-use crate::Error;
+use crate::{Error, TlsFault};
 
 /// A failed attempt.
 #[derive(Debug)]
@@ -128,14 +128,14 @@ fn connection(source: Box<dyn StdError + Send + Sync>, registry: String, what: S
             kind = Some(error.kind());
         }
         if let Some(error) = error.downcast_ref::<rustls::Error>() {
-            tls = Some(unknown_ca(error));
+            tls = Some(tls_fault(error));
         }
         resolved &= !error.to_string().contains("dns error");
     });
-    if let Some(unknown_ca) = tls {
+    if let Some(fault) = tls {
         return Fault::lasting(Error::Tls {
             registry,
-            unknown_ca,
+            fault,
             source,
         });
     }
@@ -151,11 +151,13 @@ fn connection(source: Box<dyn StdError + Send + Sync>, registry: String, what: S
     }
 }
 
-fn unknown_ca(error: &rustls::Error) -> bool {
+fn tls_fault(error: &rustls::Error) -> TlsFault {
     match error {
-        rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer) => true,
-        rustls::Error::InvalidCertificate(error) => error.to_string().contains("ssuer"),
-        _ => false,
+        rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer) => {
+            TlsFault::UnknownCa
+        }
+        rustls::Error::InvalidCertificate(_) => TlsFault::Certificate,
+        _ => TlsFault::Protocol,
     }
 }
 

@@ -1,0 +1,8 @@
+//! Pulls and imports against a real registry server, a faulty one, and the kernel's own view of
+//! the file systems that come out. Needs root for loop mounts, docker-registry, skopeo, e2fsprogs.
+
+mod content;
+mod faults;
+mod import;
+mod pull;
+mod support;

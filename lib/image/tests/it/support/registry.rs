@@ -1,0 +1,124 @@
+//! The distribution's registry server on a free port of loopback.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+/// Ends with this value.
+pub(crate) struct Registry {
+    child: Child,
+    address: String,
+    _data: TempDir,
+}
+
+impl Registry {
+    pub(crate) fn start() -> Self {
+        Registry::with("")
+    }
+
+    /// `secret` is the password of the user `user`.
+    pub(crate) fn with_password() -> (Self, TempDir) {
+        let files = tempfile::tempdir().unwrap();
+        let htpasswd = files.path().join("htpasswd");
+        std::fs::write(&htpasswd, HTPASSWD).unwrap();
+        let config = format!(
+            "auth: {{htpasswd: {{realm: r, path: {}}}}}\n",
+            htpasswd.display()
+        );
+        (Registry::with(&config), files)
+    }
+
+    /// With a certificate that nobody knows.
+    pub(crate) fn with_tls() -> (Self, TempDir) {
+        let files = tempfile::tempdir().unwrap();
+        let (key, certificate) = (files.path().join("key"), files.path().join("crt"));
+        let status = Command::new("/usr/bin/openssl")
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+            ])
+            .args(["-nodes", "-days", "30", "-subj", "/CN=test"])
+            .args(["-addext", "subjectAltName=IP:127.0.0.1"])
+            .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+            .arg("-keyout")
+            .arg(&key)
+            .arg("-out")
+            .arg(&certificate)
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
+        assert!(status.success());
+        let tls = format!(
+            ", tls: {{certificate: {}, key: {}}}",
+            certificate.display(),
+            key.display()
+        );
+        (Registry::configured("", &tls), files)
+    }
+
+    fn with(more: &str) -> Self {
+        Registry::configured(more, "")
+    }
+
+    fn configured(more: &str, http: &str) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let config = data.path().join("config.yml");
+        let text = format!(
+            "version: 0.1\nlog: {{level: info, accesslog: {{disabled: true}}}}\n\
+             storage: {{filesystem: {{rootdirectory: {}}}}}\n\
+             http: {{addr: '127.0.0.1:0'{http}}}\n{more}",
+            data.path().join("data").display()
+        );
+        std::fs::write(&config, text).unwrap();
+        let mut child = Command::new("/usr/bin/setpriv")
+            .args(["--pdeathsig", "KILL", "/usr/bin/docker-registry", "serve"])
+            .arg(&config)
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let mut said = String::new();
+        let address = loop {
+            let start = said.len();
+            assert!(
+                log.read_line(&mut said).unwrap() > 0,
+                "the registry ended: {said}"
+            );
+            if let Some((_, rest)) = said[start..].split_once("listening on ") {
+                break rest.split(['"', ',', ' ']).next().unwrap().to_owned();
+            }
+        };
+        // It stops when its log is full and nobody reads it.
+        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        Registry {
+            child,
+            address,
+            _data: data,
+        }
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub(crate) fn reference(&self, name: &str) -> String {
+        format!("{}/{name}", self.address)
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+const HTPASSWD: &str = "user:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
