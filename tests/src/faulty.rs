@@ -74,7 +74,10 @@ fn content(image: &Image) -> HashMap<String, Answer> {
     let config = image.config_blob();
     let kind = "application/vnd.oci.image.manifest.v1+json";
     let mut content = HashMap::from([
-        ("/v2/".into(), Answer::Body("application/json", b"{}".into())),
+        (
+            "/v2/".into(),
+            Answer::Body("application/json", b"{}".into()),
+        ),
         (
             format!("/v2/test/manifests/{}", sha256(&manifest)),
             Answer::Body(kind, manifest.clone()),

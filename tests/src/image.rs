@@ -145,6 +145,35 @@ impl Image {
         let answer = request(registry, "PUT", &path, MANIFEST, &self.manifest())?;
         expect(201, &answer, "the manifest")
     }
+
+    /// Pushes an index that names this image, which must be there already, once for each
+    /// architecture.
+    ///
+    /// # Errors
+    /// When the registry does not take it.
+    pub fn push_index(
+        &self,
+        registry: SocketAddr,
+        repository: &str,
+        tag: &str,
+        architectures: &[&str],
+    ) -> io::Result<()> {
+        const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+        let manifest = self.manifest();
+        let manifests: Vec<Value> = architectures
+            .iter()
+            .map(|architecture| {
+                json!({
+                    "mediaType": MANIFEST, "digest": sha256(&manifest), "size": manifest.len(),
+                    "platform": {"os": "linux", "architecture": architecture},
+                })
+            })
+            .collect();
+        let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests});
+        let path = format!("/v2/{repository}/manifests/{tag}");
+        let answer = request(registry, "PUT", &path, INDEX, index.to_string().as_bytes())?;
+        expect(201, &answer, "the index")
+    }
 }
 
 fn push_blob(registry: SocketAddr, repository: &str, blob: &[u8]) -> io::Result<()> {

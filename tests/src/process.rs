@@ -320,11 +320,7 @@ fn wait(mut child: Child, shared: Arc<Shared>) {
 /// # Panics
 /// When `deadline` passes.
 #[track_caller]
-pub fn eventually<T>(
-    what: &str,
-    deadline: Duration,
-    mut check: impl FnMut() -> Option<T>,
-) -> T {
+pub fn eventually<T>(what: &str, deadline: Duration, mut check: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + deadline;
     loop {
         if let Some(value) = check() {

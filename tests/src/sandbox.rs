@@ -31,7 +31,9 @@ impl Sandbox {
     /// When fixtures are missing.
     pub fn empty() -> Sandbox {
         let fixtures = Fixtures::find();
-        let scratch = fixtures.scratch().expect("the target directory can be written");
+        let scratch = fixtures
+            .scratch()
+            .expect("the target directory can be written");
         let directory = tempfile::tempdir_in(scratch).expect("the target directory can be written");
         fs::create_dir(directory.path().join("home")).expect("the directory is new");
         // Socket paths end at 107 bytes: as short as it gets.
@@ -112,7 +114,11 @@ impl Sandbox {
     pub fn command(&self, program: &str) -> Command {
         let bin = self.fixtures.bin();
         let own = bin.join(program);
-        let mut command = Command::new(if own.exists() { &own } else { Path::new(program) });
+        let mut command = Command::new(if own.exists() {
+            &own
+        } else {
+            Path::new(program)
+        });
         command
             .env_clear()
             .env("PATH", self.search_path())
@@ -174,6 +180,16 @@ impl Sandbox {
         self.store().join("vms").join(id)
     }
 
+    /// The file system of an image.
+    #[track_caller]
+    pub fn image_disk(&self, name: &str) -> PathBuf {
+        let record = self
+            .sh(&format!("banger-image show --json {name}"))
+            .record();
+        let id = record["id"].as_str().unwrap_or_default();
+        self.store().join("images").join(id).join("rootfs.img")
+    }
+
     /// A process id from a running VM's `handles.json`: `vmm_pid` or `monitor_pid`.
     ///
     /// # Panics
@@ -181,8 +197,8 @@ impl Sandbox {
     #[track_caller]
     pub fn handle(&self, name: &str, key: &str) -> u32 {
         let file = self.vm_directory(name).join("handles.json");
-        let text = fs::read_to_string(&file)
-            .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let text =
+            fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         let handles: serde_json::Value =
             serde_json::from_str(&text).unwrap_or_else(|error| panic!("{text}: {error}"));
         handles[key]
@@ -199,7 +215,11 @@ impl Sandbox {
         ];
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            let Some(pid) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok())
+            else {
                 continue;
             };
             // Processes come and go while they are listed.
