@@ -26,7 +26,7 @@ impl<'a> Builder<'a> {
     /// [`Error::Option`] for options ext4 cannot have.
     pub fn new(image: &'a File, options: &'a Options) -> Result<Self, Error> {
         fn silent(_: Progress) {}
-        ext4::check(options)?;
+        ext4::check(options, image)?;
         let data = Data::new(image, ext4::usable);
         let mut merge = Merge::new(data, &options.limits, options.time, &silent);
         let view = merge.view(NAME)?;

@@ -273,6 +273,20 @@ impl<'f> Data<'f> {
         self.out.flush()
     }
 
+    /// Extents of one block each, none of them written.
+    #[cfg(test)]
+    pub(crate) fn fragmented(&mut self, count: u32) -> Extents {
+        let first = self.extents.len();
+        for i in 0..count {
+            let start = self.allocate(1).start;
+            self.push_extent(first, 2 * i, start, 1);
+        }
+        Extents {
+            first: first as u32,
+            count,
+        }
+    }
+
     fn push_extent(&mut self, first: usize, mut logical: u32, mut start: u64, mut len: u32) {
         if self.extents.len() > first
             && let Some(last) = self.extents.last_mut()

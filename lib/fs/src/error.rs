@@ -73,6 +73,9 @@ pub enum Error {
         /// What is wrong with its value.
         reason: &'static str,
     },
+    /// The image file has content already, which would show in the holes of the image.
+    #[error("the image file is not empty")]
+    NotEmpty,
     /// The image file could not be written.
     #[error("cannot write the image")]
     Write(#[source] io::Error),

@@ -103,6 +103,9 @@ pub struct Limits {
     pub content_bytes: u64,
     /// Bytes of one path.
     pub path_bytes: u64,
+    /// Bytes of names, link targets and distinct sets of extended attributes, which are kept in
+    /// memory.
+    pub metadata_bytes: u64,
 }
 
 impl Default for Limits {
@@ -111,6 +114,7 @@ impl Default for Limits {
             entries: 10_000_000,
             content_bytes: 256 << 30,
             path_bytes: 4096,
+            metadata_bytes: 1 << 30,
         }
     }
 }
@@ -192,7 +196,7 @@ pub fn build<'a>(
     options: &Options,
     progress: &dyn Fn(Progress),
 ) -> Result<Summary, Error> {
-    ext4::check(options)?;
+    ext4::check(options, image)?;
     let data = Data::new(image, ext4::usable);
     let mut merge = Merge::new(data, &options.limits, options.time, progress);
     for layer in layers {

@@ -129,6 +129,11 @@ impl Tree {
         self.nodes.len() as u64
     }
 
+    /// Bytes of names, targets and attributes kept.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.text.len() as u64 + self.xattrs.bytes
+    }
+
     pub(crate) fn inode_count(&self) -> usize {
         self.inodes.len()
     }

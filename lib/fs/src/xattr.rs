@@ -16,6 +16,8 @@ pub(crate) struct XattrId(u32);
 pub(crate) struct Xattrs {
     sets: Vec<Set>,
     ids: HashMap<Set, XattrId>,
+    /// Bytes of all sets.
+    pub(crate) bytes: u64,
 }
 
 impl XattrId {
@@ -41,6 +43,10 @@ impl Xattrs {
         if let Some(&id) = self.ids.get(&set) {
             return id;
         }
+        self.bytes += set
+            .iter()
+            .map(|(name, value)| (name.len() + value.len()) as u64)
+            .sum::<u64>();
         self.sets.push(set.clone());
         let id = XattrId(self.sets.len() as u32);
         self.ids.insert(set, id);

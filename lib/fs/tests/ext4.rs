@@ -719,6 +719,52 @@ fn limits() {
 }
 
 #[test]
+fn as_many_hardlinks_as_the_kernel_allows() {
+    for (names, fits) in [(65_000, true), (65_001, false)] {
+        let (image, options) = (image(), options());
+        let mut builder = Builder::new(image.as_file(), &options).unwrap();
+        builder
+            .file(b"0", &Attributes::new(0o600), 0, std::io::empty())
+            .unwrap();
+        for i in 1..names {
+            builder.hardlink(i.to_string().as_bytes(), b"0").unwrap();
+        }
+        match builder.finish() {
+            Ok(_) => {
+                assert!(fits);
+                fsck(image.path());
+            }
+            Err(Error::Unstorable {
+                fault: Fault::Links,
+                ..
+            }) => assert!(!fits),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn options_are_checked() {
+    let used = image();
+    used.as_file().set_len(1).unwrap();
+    let result = format_empty(used.as_file(), 8 << 20, &options());
+    assert!(matches!(result, Err(Error::NotEmpty)));
+    for wrong in [
+        Options {
+            label: "x".repeat(17),
+            ..options()
+        },
+        Options {
+            uuid: [0; 16],
+            ..options()
+        },
+    ] {
+        let result = format_empty(image().as_file(), 8 << 20, &wrong);
+        assert!(matches!(result, Err(Error::Option { .. })));
+    }
+}
+
+#[test]
 fn offline_growth() {
     let layer = Tar::new().file("f", &vec![7; 1 << 20]).end();
     let (image, _) = built(&[layer], &options());

@@ -232,10 +232,10 @@ proptest! {
         }
         let limits = Limits { content_bytes: 1 << 20, ..Limits::default() };
         let options = Options { limits, ..Options::default() };
-        if let Ok((image, _)) = try_build(&[bytes, seed()], &options) {
-            if cut.index(40) == 0 {
-                common::fsck(image.path());
-            }
+        if let Ok((image, _)) = try_build(&[bytes, seed()], &options)
+            && cut.index(40) == 0
+        {
+            common::fsck(image.path());
         }
     }
 }
