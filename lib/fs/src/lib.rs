@@ -55,7 +55,8 @@ pub struct Options {
     pub uuid: [u8; 16],
     /// Seed of the directory hash.
     pub hash_seed: [u8; 16],
-    /// Whether the file system gets a journal, as one that is written to should.
+    /// Whether the file system gets a journal, as one that is written to should. It then has at
+    /// least 8 MiB, unless [`SizeChoice::Exactly`] says less: then there is no journal.
     pub journal: bool,
     /// Seconds since the epoch, for what no layer dates: implied directories, `lost+found`, the
     /// superblock.
@@ -213,7 +214,7 @@ pub fn build<'a>(
 /// `options.size` does not matter.
 ///
 /// # Errors
-/// [`Error::TooSmall`] below about 1 MiB, or 6 MiB with a journal; [`Error::Write`].
+/// [`Error::TooSmall`] below about 300 KiB; [`Error::NotEmpty`]; [`Error::Write`].
 pub fn format_empty(image: &File, size: u64, options: &Options) -> Result<Summary, Error> {
     let options = Options {
         size: SizeChoice::Exactly(size),

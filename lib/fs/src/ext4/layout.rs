@@ -85,10 +85,12 @@ impl Plan {
         let each = wanted
             .div_ceil(groups)
             .next_multiple_of(u64::from(INODES_PER_BLOCK));
+        // Inode numbers have 32 bits.
+        let countable = u64::from(u32::MAX) / groups & !u64::from(INODES_PER_BLOCK - 1);
         Plan {
             blocks,
             groups,
-            inodes_per_group: each.min(MAX_INODES_PER_GROUP) as u32,
+            inodes_per_group: each.min(MAX_INODES_PER_GROUP).min(countable) as u32,
             journal: if options.journal {
                 journal_blocks(blocks)
             } else {

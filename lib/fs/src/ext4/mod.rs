@@ -362,21 +362,20 @@ fn file_type(mode: u16) -> u8 {
 mod tests {
     use std::process::Command;
 
+    use tempfile::NamedTempFile;
+
     use super::*;
     use crate::merge::New;
     use crate::{Attributes, Limits};
 
-    #[test]
-    fn extent_trees_of_four_levels() {
-        let image = tempfile::NamedTempFile::new().unwrap();
+    /// Writes a file system with one file whose blocks are allocated but hold nothing.
+    fn one_file(allocate: impl FnOnce(&mut Data<'_>) -> (u64, Extents)) -> NamedTempFile {
+        let image = NamedTempFile::new().unwrap();
         let (options, limits) = (Options::default(), Limits::default());
         let data = Data::new(image.as_file(), usable);
         let mut merge = Merge::new(data, &limits, 0, &|_| {});
         let mut view = merge.view("test").unwrap();
-        let count = 340 * 340 * 4 + 1;
-        let extents = merge.data.fragmented(count);
-        let size = u64::from(2 * count) * BLOCK as u64;
-        let file = New::File((size, extents));
+        let file = New::File(allocate(&mut merge.data));
         merge
             .place(&mut view, b"f", &Attributes::new(0o600), file)
             .unwrap();
@@ -392,11 +391,31 @@ mod tests {
             "{}",
             String::from_utf8_lossy(&fsck.stdout)
         );
+        image
+    }
+
+    #[test]
+    fn extent_trees_of_four_levels() {
+        let count = 340 * 340 * 4 + 1;
+        let image = one_file(|data| (u64::from(2 * count) * BLOCK as u64, data.fragmented(count)));
         let extents = Command::new("/usr/sbin/debugfs")
             .args(["-R", "ex -n /f"])
             .arg(image.path())
             .output()
             .unwrap();
         assert!(String::from_utf8_lossy(&extents.stdout).contains(" 0/ 3 "));
+    }
+
+    #[test]
+    fn content_passes_all_kinds_of_group_heads() {
+        for gib in [1u32, 8, 9, 40] {
+            let blocks = gib << 18;
+            one_file(|data| {
+                (
+                    u64::from(blocks) * BLOCK as u64,
+                    data.allocate_extents(blocks),
+                )
+            });
+        }
     }
 }
