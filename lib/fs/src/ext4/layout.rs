@@ -86,7 +86,7 @@ impl Plan {
             .div_ceil(groups)
             .next_multiple_of(u64::from(INODES_PER_BLOCK));
         // Inode numbers have 32 bits.
-        let countable = u64::from(u32::MAX) / groups & !u64::from(INODES_PER_BLOCK - 1);
+        let countable = (u64::from(u32::MAX) / groups) & !u64::from(INODES_PER_BLOCK - 1);
         Plan {
             blocks,
             groups,
