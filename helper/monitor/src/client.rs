@@ -183,6 +183,10 @@ impl Client {
                 return Turn::Starved;
             }
         }
+        if self.client_done && self.hung_up && !self.guest_done {
+            // It had finished, which was passed on; now it is gone, so nobody reads the answer.
+            return self.give_up(mux);
+        }
         if !self.readable || self.client_done {
             return Turn::Wait;
         }

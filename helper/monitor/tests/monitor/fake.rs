@@ -16,7 +16,7 @@ pub(crate) const ECHO: u32 = 2000;
 pub(crate) const COUNT: u32 = 2001;
 /// Gets a length, sends as many bytes of the pattern, and finishes.
 pub(crate) const SOURCE: u32 = 2002;
-/// Takes nothing.
+/// Takes nothing and never finishes.
 pub(crate) const STALL: u32 = 2003;
 /// Is not accepted.
 pub(crate) const REFUSE: u32 = 2004;
@@ -331,7 +331,7 @@ impl Guest {
                 if stream.port == ECHO {
                     self.mux.consumed(*id, sent);
                 }
-                if stream.finished && stream.output.is_empty() {
+                if stream.finished && stream.output.is_empty() && stream.port != STALL {
                     self.mux.finish(*id);
                     gone.push(*id);
                 }

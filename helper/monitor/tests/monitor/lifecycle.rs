@@ -489,3 +489,54 @@ fn wrong_use_is_explained() {
     assert_eq!(String::from_utf8_lossy(&exec.stdout), "the monitor is gone");
     assert!(!lock_is_held(Path::new(MONITOR)));
 }
+
+#[test]
+fn the_teardown_goes_on_past_failures_and_reports_them() {
+    let mut rig = Rig::ready("ready");
+    // What cannot be replaced and what cannot be removed.
+    fs::create_dir(rig.path("exit.json.tmp")).unwrap();
+    fs::remove_file(rig.path(file::HANDLES)).unwrap();
+    fs::create_dir(rig.path(file::HANDLES)).unwrap();
+    let reply = rig.control(&ControlRequest::Kill);
+    assert!(matches!(reply, ControlReply::Exited(_)), "{reply:?}");
+    assert_eq!(rig.wait().code(), Some(1));
+    assert!(!rig.socket(file::CONTROL_SOCKET).exists());
+    assert!(!rig.socket(file::AGENT_SOCKET).exists());
+    let log = rig.text(file::VMM_LOG);
+    for failure in ["monitor: cannot write", "monitor: cannot remove"] {
+        assert_eq!(log.matches(failure).count(), 1, "{log}");
+    }
+    assert!(!rig.is_locked());
+}
+
+#[test]
+fn what_leaks_into_the_monitor_does_not_reach_the_vmm() {
+    let directory = tempfile::tempdir().unwrap();
+    let leak = directory.path().join("leak");
+    let rig = Rig::new(Path::new("/bin/sleep"), &["1000"]);
+    let specification = directory.path().join("launch.json");
+    fs::write(&specification, serde_json::to_vec(&rig.launch).unwrap()).unwrap();
+    let mut shell = Command::new("/bin/sh")
+        .args(["-c", "exec 7>\"$1\"; exec \"$2\" <\"$3\"", "sh"])
+        .args([&leak, Path::new(MONITOR), &specification])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut reply = String::new();
+    shell
+        .stdout
+        .take()
+        .unwrap()
+        .read_to_string(&mut reply)
+        .unwrap();
+    let leak = fs::canonicalize(leak).unwrap();
+    for pid in [rig.handles().monitor_pid, rig.handles().vmm_pid] {
+        for entry in fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
+            // One that is closed meanwhile is not the one that was never closed.
+            let target = fs::read_link(entry.unwrap().path()).unwrap_or_default();
+            assert_ne!(target, leak, "process {pid}");
+        }
+    }
+    rig.exited(&ControlRequest::Kill);
+    shell.wait().unwrap();
+}

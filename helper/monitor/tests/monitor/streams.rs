@@ -42,6 +42,14 @@ fn rate(what: &str, begun: Instant, bytes: u64) {
     println!("{what}: {:.0} MB/s", bytes as f64 / seconds / 1e6);
 }
 
+/// A round trip through monitor and guest, after which all that came before has been served.
+fn echo(rig: &Rig, bytes: &[u8]) -> Vec<u8> {
+    let mut socket = rig.connect(fake::ECHO);
+    socket.write_all(bytes).unwrap();
+    socket.shutdown(Shutdown::Write).unwrap();
+    read_all(&mut socket)
+}
+
 #[test]
 fn large_transfers_to_the_guest_are_exact() {
     let rig = Rig::ready("ready");
@@ -169,13 +177,18 @@ fn refused_and_reset_streams_close_their_clients() {
 fn a_client_that_leaves_resets_its_stream() {
     let rig = Rig::ready("ready");
     let mut watcher = rig.connect(fake::AWAIT_RESETS);
-    writeln!(watcher, "3").unwrap();
-    drop(rig.connect(fake::ECHO));
-    let mut half = rig.connect(fake::STALL);
+    writeln!(watcher, "4").unwrap();
+    drop(rig.connect(fake::STALL));
+    let mut socket = rig.connect(fake::STALL);
+    socket.write_all(b"its last words").unwrap();
+    drop(socket);
+    let half = rig.connect(fake::STALL);
     half.shutdown(Shutdown::Write).unwrap();
     drop(half);
-    half = rig.connect(fake::ECHO);
-    half.write_all(b"its last words").unwrap();
+    // The monitor has seen the end of this one's bytes before it sees the end of its socket.
+    let half = rig.connect(fake::STALL);
+    half.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(echo(&rig, b"x"), b"x");
     drop(half);
     assert_eq!(read_all(&mut watcher), b"ok");
 }
