@@ -513,7 +513,7 @@ fn the_teardown_goes_on_past_failures_and_reports_them() {
 fn what_leaks_into_the_monitor_does_not_reach_the_vmm() {
     let directory = tempfile::tempdir().unwrap();
     let leak = directory.path().join("leak");
-    let rig = Rig::new(Path::new("/bin/sleep"), &["1000"]);
+    let mut rig = Rig::new(Path::new("/bin/sleep"), &["1000"]);
     let specification = directory.path().join("launch.json");
     fs::write(&specification, serde_json::to_vec(&rig.launch).unwrap()).unwrap();
     let mut shell = Command::new("/bin/sh")
@@ -529,6 +529,7 @@ fn what_leaks_into_the_monitor_does_not_reach_the_vmm() {
         .unwrap()
         .read_to_string(&mut reply)
         .unwrap();
+    rig.monitor = Some(shell);
     let leak = fs::canonicalize(leak).unwrap();
     for pid in [rig.handles().monitor_pid, rig.handles().vmm_pid] {
         for entry in fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
@@ -538,5 +539,5 @@ fn what_leaks_into_the_monitor_does_not_reach_the_vmm() {
         }
     }
     rig.exited(&ControlRequest::Kill);
-    shell.wait().unwrap();
+    rig.wait();
 }

@@ -14,6 +14,8 @@ use banger_wire::monitor::{
 };
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 pub(crate) const MONITOR: &str = env!("CARGO_BIN_EXE_banger-monitor");
@@ -151,8 +153,11 @@ impl Rig {
 
     /// Waits until the monitor has ended.
     pub(crate) fn wait(&mut self) -> ExitStatus {
-        let mut monitor = self.monitor.take().unwrap();
-        within_limit(move || monitor.wait().unwrap())
+        // The child stays with the rig, which kills it when this takes too long.
+        let pid = Pid::from_raw(self.monitor.as_ref().unwrap().id() as i32);
+        within_limit(move || waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT))
+            .unwrap();
+        self.monitor.take().unwrap().wait().unwrap()
     }
 
     /// Everything that says that the VM runs is gone.
