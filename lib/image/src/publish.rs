@@ -1,7 +1,7 @@
 //! The end of every pull and import, and deletion: what happens under the images lock.
 
 use lib_model::{ImageRecord, Reference};
-use lib_store::{Locks, NewImage, Staged, Store};
+use lib_store::{Locks, NewImage, Staged, Store, StoreError};
 
 use crate::Error;
 use crate::blobs::Blobs;
@@ -107,7 +107,16 @@ pub fn delete(store: &mut Store, locks: &mut Locks, selector: &str) -> Result<Im
     let blobs = Blobs::open(store.context())?;
     let guard = locks.images()?;
     let image = store.image(selector)?;
-    store.delete_image(&guard, &image.id)?;
+    store
+        .delete_image(&guard, &image.id)
+        .map_err(|error| match error {
+            StoreError::InUse { kind, users, .. } => StoreError::InUse {
+                kind,
+                name: selector.to_owned(),
+                users,
+            },
+            error => error,
+        })?;
     if store.image_by_digest(&image.digest)?.is_none() {
         blobs.forget(&guard, &image.digest)?;
     }

@@ -108,7 +108,7 @@ fn a_server_without_ranges_starts_over() {
     let image = Image::small();
     let path = layer_path(&image);
     let server = Faulty::serve(&image, move |request, before| {
-        request.path.ends_with(&path).then(|| match before {
+        request.path.ends_with(&path).then_some(match before {
             0 => Fault::ResetAfter(50_000),
             _ => Fault::NoRanges,
         })
@@ -202,10 +202,13 @@ fn truncated_and_overlong_blobs_are_counted() {
     let length = image.layers[0].blob.len() as u64;
     let path = layer_path(&image);
     let (error, _) = refused(&image, move |request, _| {
-        (request.path.ends_with(&path)).then(|| match request.range {
-            Some(0) => Fault::Short(1000),
-            _ => Fault::Short(0),
-        })
+        request
+            .path
+            .ends_with(&path)
+            .then_some(match request.range {
+                Some(0) => Fault::Short(1000),
+                _ => Fault::Short(0),
+            })
     });
     assert!(
         matches!(error, Error::Truncated { expected, received: 1000, .. } if expected == length),

@@ -1,6 +1,8 @@
 //! Pulls and imports against a real registry server, a faulty one, and the kernel's own view of
 //! the file systems that come out. Needs root for loop mounts, docker-registry, skopeo, e2fsprogs.
 
+#![allow(clippy::unwrap_used)]
+
 mod content;
 mod faults;
 mod import;

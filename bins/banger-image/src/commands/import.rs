@@ -1,0 +1,63 @@
+//! `banger-image import`.
+
+use std::io::IsTerminal;
+use std::path::Path;
+
+use lib_cli::{Failure, Session};
+use lib_image::{ImportRequest, Input, Limits};
+use lib_model::OciConfig;
+
+use crate::cli::{ImportArgs, Words};
+
+/// Imports one image and prints its record.
+pub(crate) fn run(session: &mut Session, args: &ImportArgs) -> Result<(), Failure> {
+    let request = request(args);
+    let input = if args.file == Path::new("-") {
+        if std::io::stdin().is_terminal() {
+            return Err(
+                Failure::usage("standard input is a terminal, not an archive")
+                    .hint("docker save IMAGE | banger-image import -"),
+            );
+        }
+        let reader = Box::new(std::io::stdin().lock());
+        Input::Stream {
+            name: "standard input".to_owned(),
+            reader,
+        }
+    } else {
+        Input::Path(args.file.clone())
+    };
+    let mut store = session.store()?;
+    let mut locks = session.locks();
+    let record = lib_image::import(
+        &mut store,
+        &mut locks,
+        input,
+        &request,
+        &*session.bars.clone(),
+    )?;
+    if record.names.is_empty() {
+        session.note(&format!(
+            "the image has no name; banger-image tag {} NAME gives it one",
+            &record.id.as_str()[..12]
+        ));
+    }
+    session.output.emit(record)
+}
+
+fn request(args: &ImportArgs) -> ImportRequest {
+    let words = |words: &Option<Words>| words.clone().map(|words| words.0).unwrap_or_default();
+    ImportRequest {
+        name: args.name.clone(),
+        platform: args.platform.clone(),
+        select: args.select.clone(),
+        run: OciConfig {
+            env: args.env.clone(),
+            user: args.user.clone(),
+            working_dir: args.workdir.clone(),
+            entrypoint: words(&args.entrypoint),
+            cmd: words(&args.cmd),
+        },
+        limits: Limits::default(),
+    }
+}

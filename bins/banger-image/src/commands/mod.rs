@@ -1,0 +1,9 @@
+//! One file for each verb.
+
+pub(crate) mod delete;
+pub(crate) mod import;
+pub(crate) mod kernel;
+pub(crate) mod list;
+pub(crate) mod pull;
+pub(crate) mod show;
+pub(crate) mod tag;
