@@ -151,8 +151,8 @@ impl Catalog {
             builtin_bin.insert(name, "", 0);
         }
         let mut builtin_alias_bin = Trie::default();
-        for (priority, (alias, module)) in (0..).zip(&self.builtin_aliases) {
-            builtin_alias_bin.insert(&normalised(alias), module, priority);
+        for (alias, module) in &self.builtin_aliases {
+            builtin_alias_bin.insert(&normalised(alias), module, 0);
         }
         vec![
             ("modules.alias", alias.into_bytes()),
