@@ -9,7 +9,11 @@ use lib_vm::{Accel, Network};
 
 /// Make, run and end microVMs
 #[derive(Debug, Parser)]
-#[command(version, propagate_version = true, max_term_width = 100, after_help = "\
+#[command(
+    version,
+    propagate_version = true,
+    max_term_width = 100,
+    after_help = "\
 Examples:
   banger-image pull debian:12 | banger-vm create --name dev
   banger-vm exec dev -- uname -a
@@ -17,17 +21,18 @@ Examples:
 
 Exit status: 0 done, 1 failed, 2 usage, 3 not found, 4 busy, 70 bug. `run` and `exec` end with the
 guest command's status: 128+n for signal n, 124 on --timeout, 126 not executable, 127 not found,
-125 for every failure of banger itself, 255 when the connection to the guest is lost.")]
-pub struct Cli {
+125 for every failure of banger itself, 255 when the connection to the guest is lost."
+)]
+pub(crate) struct Cli {
     #[command(flatten)]
-    pub global: Global,
+    pub(crate) global: Global,
 
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Make a VM and boot it
     Create(CreateArgs),
     /// Run a command in a new VM, then remove the VM
@@ -58,52 +63,52 @@ pub enum Command {
 
 /// What a VM is made of.
 #[derive(Debug, Clone, Args)]
-pub struct MachineArgs {
+pub(crate) struct MachineArgs {
     /// Kernel to boot: a name or id; the newest one if not given
     #[arg(long, value_name = "KERNEL", add = ArgValueCompleter::new(lib_cli::kernels))]
-    pub kernel: Option<String>,
+    pub(crate) kernel: Option<String>,
 
     /// Number of virtual processors
     #[arg(long, value_name = "N", default_value_t = 1)]
-    pub cpus: u32,
+    pub(crate) cpus: u32,
 
     /// Memory, such as 512M or 4G
     #[arg(long, short, value_name = "SIZE", default_value = "1G")]
-    pub memory: ByteSize,
+    pub(crate) memory: ByteSize,
 
     /// Largest size of the VM's own disk; only what is written takes space
     #[arg(long, value_name = "SIZE", default_value = "10G")]
-    pub disk: ByteSize,
+    pub(crate) disk: ByteSize,
 
     /// Network of the VM: user (NAT, no privileges) or none
     #[arg(long, value_name = "MODE", default_value = "user", value_parser = ["user", "none"])]
-    pub network: String,
+    pub(crate) network: String,
 
     /// Processor: auto (KVM where it works), kvm, or tcg (emulation)
     #[arg(long, value_name = "KIND", default_value = "auto", value_parser = ["auto", "kvm", "tcg"])]
-    pub accel: String,
+    pub(crate) accel: String,
 
     /// When to fetch the image from its registry
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = Pull::Missing)]
-    pub pull: Pull,
+    pub(crate) pull: Pull,
 
     /// Give up when the guest is not ready after this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
-    pub boot_timeout: u64,
+    pub(crate) boot_timeout: u64,
 }
 
 impl MachineArgs {
-    pub fn network(&self) -> Network {
+    pub(crate) fn network(&self) -> Network {
         self.network.parse().unwrap_or_default()
     }
 
-    pub fn accel(&self) -> Accel {
+    pub(crate) fn accel(&self) -> Accel {
         self.accel.parse().unwrap_or_default()
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Pull {
+pub(crate) enum Pull {
     /// When no image of that name is here
     Missing,
     /// Every time
@@ -120,49 +125,49 @@ from the host's own distribution.
 Examples:
   banger-image pull alpine:3.20 | banger-vm create --name dev
   banger-vm create --name big --cpus 4 --memory 8G debian:12")]
-pub struct CreateArgs {
+pub(crate) struct CreateArgs {
     /// Name, id or registry reference; - reads records from standard input
     #[arg(add = ArgValueCompleter::new(lib_cli::images))]
-    pub image: Option<String>,
+    pub(crate) image: Option<String>,
 
     /// Name of the VM, a DNS label; two random words if not given
     #[arg(long, short)]
-    pub name: Option<VmName>,
+    pub(crate) name: Option<VmName>,
 
     /// Do not boot it
     #[arg(long)]
-    pub no_start: bool,
+    pub(crate) no_start: bool,
 
     #[command(flatten)]
-    pub machine: MachineArgs,
+    pub(crate) machine: MachineArgs,
 }
 
 /// How a command runs in the guest.
 #[derive(Debug, Clone, Args)]
-pub struct ProcessArgs {
+pub(crate) struct ProcessArgs {
     /// Set an environment variable; NAME alone passes the host's value on
     #[arg(long, short, value_name = "NAME[=VALUE]")]
-    pub env: Vec<String>,
+    pub(crate) env: Vec<String>,
 
     /// Working directory in the guest
     #[arg(long, short, value_name = "DIR")]
-    pub workdir: Option<String>,
+    pub(crate) workdir: Option<String>,
 
     /// User in the guest, by name or number, with an optional group
     #[arg(long, short, value_name = "USER[:GROUP]")]
-    pub user: Option<String>,
+    pub(crate) user: Option<String>,
 
     /// Give the command a terminal; the default when no command is given
     #[arg(long, short)]
-    pub tty: bool,
+    pub(crate) tty: bool,
 
     /// Give the command no standard input
     #[arg(long, short = 'N')]
-    pub no_stdin: bool,
+    pub(crate) no_stdin: bool,
 
     /// End the command after this many seconds, with status 124
     #[arg(long, value_name = "SECONDS")]
-    pub timeout: Option<u64>,
+    pub(crate) timeout: Option<u64>,
 }
 
 #[derive(Debug, Args)]
@@ -171,28 +176,28 @@ Examples:
   banger-vm run debian:12 -- uname -a
   banger-vm run -- make test                 a default image, made once
   banger-vm run --network none alpine        a shell")]
-pub struct RunArgs {
+pub(crate) struct RunArgs {
     /// Name, id or registry reference; a default image if not given; - reads a record
     #[arg(add = ArgValueCompleter::new(lib_cli::images))]
-    pub image: Option<String>,
+    pub(crate) image: Option<String>,
 
     /// Name of the VM while it lives
     #[arg(long, short)]
-    pub name: Option<VmName>,
+    pub(crate) name: Option<VmName>,
 
     /// Keep the VM, stopped, when the command has ended
     #[arg(long)]
-    pub keep: bool,
+    pub(crate) keep: bool,
 
     #[command(flatten)]
-    pub machine: MachineArgs,
+    pub(crate) machine: MachineArgs,
 
     #[command(flatten)]
-    pub process: ProcessArgs,
+    pub(crate) process: ProcessArgs,
 
     /// Command and arguments; the image's own if not given
     #[arg(last = true, value_hint = ValueHint::CommandWithArguments)]
-    pub command: Vec<String>,
+    pub(crate) command: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -203,83 +208,83 @@ Examples:
   banger-vm exec dev -- ls /
   tar c src | banger-vm exec dev -- tar x -C /root
   banger-vm create debian:12 | banger-vm exec -- uname -a")]
-pub struct ExecArgs {
+pub(crate) struct ExecArgs {
     /// Name or id of the VM; - reads records from standard input
     #[arg(add = ArgValueCompleter::new(lib_cli::vms))]
-    pub vm: Option<String>,
+    pub(crate) vm: Option<String>,
 
     #[command(flatten)]
-    pub process: ProcessArgs,
+    pub(crate) process: ProcessArgs,
 
     /// Command and arguments; a login shell if not given
     #[arg(last = true, value_hint = ValueHint::CommandWithArguments)]
-    pub command: Vec<String>,
+    pub(crate) command: Vec<String>,
 }
 
 /// VMs by name, or from standard input.
 #[derive(Debug, Args)]
-pub struct VmsArgs {
+pub(crate) struct VmsArgs {
     /// Names or ids; - or nothing reads records from standard input
     #[arg(value_name = "VM", add = ArgValueCompleter::new(lib_cli::vms))]
-    pub vms: Vec<String>,
+    pub(crate) vms: Vec<String>,
 }
 
 #[derive(Debug, Args)]
-pub struct StartArgs {
+pub(crate) struct StartArgs {
     #[command(flatten)]
-    pub vms: VmsArgs,
+    pub(crate) vms: VmsArgs,
 
     /// Give up when the guest is not ready after this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
-    pub boot_timeout: u64,
+    pub(crate) boot_timeout: u64,
 }
 
 #[derive(Debug, Args)]
-pub struct StopArgs {
+pub(crate) struct StopArgs {
     #[command(flatten)]
-    pub vms: VmsArgs,
+    pub(crate) vms: VmsArgs,
 
     /// How many seconds the guest has before it is killed
     #[arg(long, short, value_name = "SECONDS", default_value_t = 20)]
-    pub grace: u64,
+    pub(crate) grace: u64,
 }
 
 #[derive(Debug, Args)]
-pub struct DeleteArgs {
+pub(crate) struct DeleteArgs {
     #[command(flatten)]
-    pub vms: VmsArgs,
+    pub(crate) vms: VmsArgs,
 
     /// Kill VMs that run
     #[arg(long, short)]
-    pub force: bool,
+    pub(crate) force: bool,
 
     /// Succeed when there is no such VM
     #[arg(long)]
-    pub if_exists: bool,
+    pub(crate) if_exists: bool,
 }
 
 #[derive(Debug, Args)]
-pub struct ListArgs {
+pub(crate) struct ListArgs {
     /// Show stopped VMs too (they are shown unless standard output is a terminal table of --running)
     #[arg(long, short, hide = true)]
-    pub all: bool,
+    pub(crate) all: bool,
 
     /// Show only VMs that live
     #[arg(long, conflicts_with = "all")]
-    pub running: bool,
+    pub(crate) running: bool,
 }
 
 #[derive(Debug, Args)]
-pub struct LogsArgs {
+pub(crate) struct LogsArgs {
     /// Name or id of the VM
     #[arg(add = ArgValueCompleter::new(lib_cli::vms))]
-    pub vm: String,
+    pub(crate) vm: String,
 
     /// Print only the last N lines
     #[arg(long, short = 'n', value_name = "N")]
-    pub tail: Option<usize>,
+    pub(crate) tail: Option<usize>,
 
     /// Print what the VMM and the monitor said instead of the console
     #[arg(long)]
-    pub vmm: bool,
+    pub(crate) vmm: bool,
 }

@@ -44,7 +44,10 @@ fn dispatch(session: &mut Session, command: Command) -> Result<u8, Failure> {
 
 /// `run` and `exec` end with the guest's status, so a wrong command line must not look like one.
 fn usage_status(arguments: &[OsString]) -> u8 {
-    let verb = arguments.iter().skip(1).find(|a| !a.to_string_lossy().starts_with('-'));
+    let verb = arguments
+        .iter()
+        .skip(1)
+        .find(|a| !a.to_string_lossy().starts_with('-'));
     match verb.and_then(|v| v.to_str()) {
         Some("run" | "exec") => OWN_FAILURE,
         _ => Exit::Usage.into(),

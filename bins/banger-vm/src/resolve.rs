@@ -2,10 +2,9 @@
 //! held meanwhile.
 
 use lib_cli::{Failure, Session};
-use lib_distro::DistroError;
-use lib_kernel::ImportKernel;
+use lib_image::PullRequest;
 use lib_model::{ImageRecord, KernelRecord, Reference};
-use lib_store::{Locks, Staged, Store, StoreError};
+use lib_store::{Locks, Store, StoreError};
 
 use crate::cli::Pull;
 
@@ -14,14 +13,16 @@ use crate::cli::Pull;
 ///
 /// # Errors
 /// No such image, here or in its registry.
-pub fn image(
+pub(crate) fn image(
     session: &Session,
     store: &mut Store,
     locks: &mut Locks,
     selector: Option<&str>,
     pull: Pull,
 ) -> Result<ImageRecord, Failure> {
-    let Some(selector) = selector else { return host_image(session, store, locks) };
+    let Some(selector) = selector else {
+        return host_image(session, store, locks);
+    };
     let here = store.image(selector);
     match (here, pull) {
         (Ok(image), Pull::Missing | Pull::Never) => Ok(image),
@@ -48,18 +49,19 @@ fn fetch(
     reference: &Reference,
 ) -> Result<ImageRecord, Failure> {
     session.note(&format!("pulling {reference}"));
-    Ok(lib_image::pull(store, locks, reference, &lib_image::PullOptions::default(), &*session.bars)?)
+    let request = PullRequest::new(reference.clone());
+    Ok(lib_image::pull(store, locks, &request, &*session.bars)?)
 }
 
-fn host_image(session: &Session, store: &mut Store, locks: &mut Locks) -> Result<ImageRecord, Failure> {
-    match store.image(lib_image::HOST_IMAGE) {
-        Ok(image) => Ok(image),
-        Err(StoreError::NotFound { .. }) => {
-            session.note("no image was named: making one of the host's own distribution, once");
-            Ok(lib_image::host(store, locks, &*session.bars)?)
-        }
-        Err(error) => Err(error.into()),
+fn host_image(
+    session: &Session,
+    store: &mut Store,
+    locks: &mut Locks,
+) -> Result<ImageRecord, Failure> {
+    if let Err(StoreError::NotFound { .. }) = store.image(lib_defaults::HOST) {
+        session.note("no image was named: making one of the host's own distribution, once");
     }
+    Ok(lib_defaults::image(store, locks, &*session.bars)?)
 }
 
 /// The kernel of this name or id. Without a name, the newest; without any, the one of the host's own
@@ -67,7 +69,7 @@ fn host_image(session: &Session, store: &mut Store, locks: &mut Locks) -> Result
 ///
 /// # Errors
 /// No such kernel, or it cannot be fetched.
-pub fn kernel(
+pub(crate) fn kernel(
     session: &Session,
     store: &mut Store,
     locks: &mut Locks,
@@ -76,14 +78,8 @@ pub fn kernel(
     if let Some(selector) = selector {
         return Ok(store.kernel(selector)?);
     }
-    if let Some(newest) = store.kernels()?.into_iter().next() {
-        return Ok(newest);
+    if store.kernels()?.is_empty() {
+        session.note("no kernel is here: fetching the one of the host's own distribution, once");
     }
-    session.note("no kernel is here: fetching the one of the host's own distribution, once");
-    let directory = Staged::new(&session.context)?;
-    let package = lib_distro::kernel_package(directory.path(), &*session.bars).map_err(|error: DistroError| {
-        Failure::from(error)
-    })?;
-    let request = ImportKernel { source: package, name: None };
-    Ok(lib_kernel::import(store, locks, request, &*session.bars)?)
+    Ok(lib_defaults::kernel(store, locks, &*session.bars)?)
 }

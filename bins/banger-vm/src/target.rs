@@ -5,13 +5,13 @@ use lib_model::Record;
 use lib_store::{Store, VmRow};
 
 /// Names to act on, as an iterator, so that records are acted on as they arrive.
-pub type Selectors = Box<dyn Iterator<Item = Result<String, Failure>>>;
+pub(crate) type Selectors = Box<dyn Iterator<Item = Result<String, Failure>>>;
 
 /// The names that were given; else those of VM records on standard input.
 ///
 /// # Errors
 /// Neither was given.
-pub fn selectors(names: &[String]) -> Result<Selectors, Failure> {
+pub(crate) fn selectors(names: &[String]) -> Result<Selectors, Failure> {
     let forced = matches!(names, [dash] if dash == "-");
     if !names.is_empty() && !forced {
         return Ok(Box::new(names.to_vec().into_iter().map(Ok)));
@@ -20,10 +20,15 @@ pub fn selectors(names: &[String]) -> Result<Selectors, Failure> {
         return Err(Failure::usage("no VM was named")
             .hint("banger-vm list   (names can also come as records on standard input)"));
     }
-    Ok(Box::new(StdinRecords::new("VM").map(|record| match record? {
-        Record::Vm(vm) => Ok(vm.id.to_string()),
-        other => Err(Failure::usage(format!("a VM record was expected, this is the record of one {}", other.kind()))
+    Ok(Box::new(StdinRecords::new("VM").map(|record| {
+        match record? {
+            Record::Vm(vm) => Ok(vm.id.to_string()),
+            other => Err(Failure::usage(format!(
+                "a VM record was expected, this is the record of one {}",
+                other.kind()
+            ))
             .hint("banger-vm create   makes VMs of image records")),
+        }
     })))
 }
 
@@ -31,7 +36,7 @@ pub fn selectors(names: &[String]) -> Result<Selectors, Failure> {
 ///
 /// # Errors
 /// The first failure, after all were tried.
-pub fn for_each(
+pub(crate) fn for_each(
     store: &mut Store,
     names: &[String],
     mut act: impl FnMut(&mut Store, VmRow) -> Result<(), Failure>,

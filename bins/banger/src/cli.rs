@@ -6,14 +6,18 @@ use clap::{Parser, Subcommand};
 
 /// Images and microVMs, Nix- and OCI-first
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100, after_help = "`banger vm list` is `banger-vm list`.")]
-pub struct Cli {
+#[command(
+    version,
+    max_term_width = 100,
+    after_help = "`banger vm list` is `banger-vm list`."
+)]
+pub(crate) struct Cli {
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Images and kernels (banger-image)
     #[command(disable_help_flag = true)]
     Image {

@@ -28,8 +28,13 @@ fn exec(noun: &str, arguments: &[OsString]) -> lib_cli::Failure {
         .filter(|path| path.is_file());
     let program = beside.unwrap_or_else(|| PathBuf::from(&name));
     let error = Command::new(&program).args(arguments).exec();
-    lib_cli::Failure::new(lib_model::Exit::Failed, format!("cannot run {}: {error}", program.display()))
-        .hint(format!("{name} belongs into the directory of `banger`, or on PATH"))
+    lib_cli::Failure::new(
+        lib_model::Exit::Failed,
+        format!("cannot run {}: {error}", program.display()),
+    )
+    .hint(format!(
+        "{name} belongs into the directory of `banger`, or on PATH"
+    ))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use crate::cli::{CreateArgs, MachineArgs};
 use crate::resolve;
 
 /// Makes a VM of the named image, or one of each image record on standard input.
-pub fn run(session: &mut Session, args: CreateArgs) -> Result<(), Failure> {
+pub(crate) fn run(session: &mut Session, args: CreateArgs) -> Result<(), Failure> {
     let mut store = session.store()?;
     let mut locks = session.locks();
     let from_records = match args.image.as_deref() {
@@ -20,9 +20,21 @@ pub fn run(session: &mut Session, args: CreateArgs) -> Result<(), Failure> {
         None => stdin_is_data(),
     };
     if !from_records {
-        let image =
-            resolve::image(session, &mut store, &mut locks, args.image.as_deref(), args.machine.pull)?;
-        return one(session, &mut store, &mut locks, &image, args.name.as_ref(), &args);
+        let image = resolve::image(
+            session,
+            &mut store,
+            &mut locks,
+            args.image.as_deref(),
+            args.machine.pull,
+        )?;
+        return one(
+            session,
+            &mut store,
+            &mut locks,
+            &image,
+            args.name.as_ref(),
+            &args,
+        );
     }
     let mut made = 0;
     for record in StdinRecords::new("image") {
@@ -38,9 +50,18 @@ pub fn run(session: &mut Session, args: CreateArgs) -> Result<(), Failure> {
         };
         made += 1;
         if made > 1 && args.name.is_some() {
-            return Err(Failure::usage("--name fits one VM, but standard input has more images"));
+            return Err(Failure::usage(
+                "--name fits one VM, but standard input has more images",
+            ));
         }
-        one(session, &mut store, &mut locks, &image, args.name.as_ref(), &args)?;
+        one(
+            session,
+            &mut store,
+            &mut locks,
+            &image,
+            args.name.as_ref(),
+            &args,
+        )?;
     }
     Ok(())
 }
@@ -57,11 +78,13 @@ fn one(
     if !args.no_start {
         boot(session, store, locks, &vm, args.machine.boot_timeout)?;
     }
-    session.output.emit(lib_vm::record(&session.context, &vm, true))
+    session
+        .output
+        .emit(lib_vm::record(&session.context, &vm, true))
 }
 
 /// Makes a stopped VM of an image and a kernel, after all that can be checked was checked.
-pub fn machine(
+pub(crate) fn machine(
     session: &Session,
     store: &mut Store,
     locks: &mut Locks,
@@ -75,7 +98,11 @@ pub fn machine(
         && store.vm_names()?.iter().any(|taken| taken == name.as_str())
     {
         // Checked again under the lock; this spares the wait for a kernel.
-        return Err(lib_store::StoreError::NameTaken { kind: "VM", name: name.to_string() }.into());
+        return Err(lib_store::StoreError::NameTaken {
+            kind: "VM",
+            name: name.to_string(),
+        }
+        .into());
     }
     let kernel = resolve::kernel(session, store, locks, args.kernel.as_deref())?;
     let request = CreateRequest {
@@ -92,7 +119,7 @@ pub fn machine(
 }
 
 /// Boots a VM that was just made; takes it back when that fails or is interrupted.
-pub fn boot(
+pub(crate) fn boot(
     session: &Session,
     store: &mut Store,
     locks: &mut Locks,
@@ -103,11 +130,17 @@ pub fn boot(
         Interrupt::install().map_err(|error| Failure::io("take over the signals", error))?;
     let guard = locks.vm(&vm.id)?;
     let patience = Duration::from_secs(timeout);
-    let started = lib_vm::start(store, &guard, vm, patience, &interrupt, &|text| session.note(text));
+    let started = lib_vm::start(store, &guard, vm, patience, &interrupt, &|text| {
+        session.note(text)
+    });
     match started {
         Ok(started) => {
             if let Some(boot) = started.boot {
-                session.detail(&format!("{} was ready after {:.2} s", vm.name, boot.as_secs_f64()));
+                session.detail(&format!(
+                    "{} was ready after {:.2} s",
+                    vm.name,
+                    boot.as_secs_f64()
+                ));
             }
             Ok(())
         }
@@ -115,7 +148,10 @@ pub fn boot(
             let removed = lib_vm::delete(store, &guard, vm, true);
             let failure = Failure::from(error);
             Err(match removed {
-                Ok(()) => failure.hint(format!("{} was removed again; nothing of it remains", vm.name)),
+                Ok(()) => failure.hint(format!(
+                    "{} was removed again; nothing of it remains",
+                    vm.name
+                )),
                 Err(_) => failure.hint(format!("banger-vm delete --force {}", vm.name)),
             })
         }

@@ -7,7 +7,7 @@ use crate::cli::DeleteArgs;
 use crate::target;
 
 /// Removes the VMs and their disks, and prints their last records.
-pub fn run(session: &mut Session, args: &DeleteArgs) -> Result<(), Failure> {
+pub(crate) fn run(session: &mut Session, args: &DeleteArgs) -> Result<(), Failure> {
     let mut store = session.store()?;
     let mut locks = session.locks();
     for selector in target::selectors(&args.vms.vms)? {
@@ -19,13 +19,18 @@ pub fn run(session: &mut Session, args: &DeleteArgs) -> Result<(), Failure> {
         if let Err(error) = lib_vm::delete(&mut store, &guard, &vm, args.force) {
             let failure = Failure::from(error);
             return Err(if failure.status() == u8::from(Exit::Busy) {
-                failure.hint(format!("banger-vm stop {0}   (or: banger-vm delete --force {0})", vm.name))
+                failure.hint(format!(
+                    "banger-vm stop {0}   (or: banger-vm delete --force {0})",
+                    vm.name
+                ))
             } else {
                 failure
             });
         }
         drop(guard);
-        session.output.emit(lib_vm::record(&session.context, &vm, true))?;
+        session
+            .output
+            .emit(lib_vm::record(&session.context, &vm, true))?;
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ use crate::target;
 
 /// What the command reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Input {
+pub(crate) enum Input {
     /// `/dev/null`: our own standard input carries records, or the user said so.
     Null,
     /// Our own standard input.
@@ -26,14 +26,18 @@ pub enum Input {
 
 impl Input {
     /// Our own, unless the user said otherwise.
-    pub fn ours(process: &ProcessArgs) -> Self {
-        if process.no_stdin { Input::Null } else { Input::Ours }
+    pub(crate) fn ours(process: &ProcessArgs) -> Self {
+        if process.no_stdin {
+            Input::Null
+        } else {
+            Input::Ours
+        }
     }
 }
 
 /// Runs the command in the named VM, or in each of the VMs on standard input; the status is the
 /// first one that is not 0.
-pub fn run(session: &mut Session, args: ExecArgs) -> Result<u8, Failure> {
+pub(crate) fn run(session: &mut Session, args: ExecArgs) -> Result<u8, Failure> {
     run_inner(session, args).map_err(|failure| match failure.status() {
         status if status >= OWN_FAILURE => failure,
         _ => failure.with_status(OWN_FAILURE),
@@ -43,14 +47,25 @@ pub fn run(session: &mut Session, args: ExecArgs) -> Result<u8, Failure> {
 fn run_inner(session: &mut Session, args: ExecArgs) -> Result<u8, Failure> {
     let named: Vec<String> = args.vm.iter().cloned().collect();
     let from_records = named.is_empty() || named == ["-"];
-    let input = if from_records { Input::Null } else { Input::ours(&args.process) };
+    let input = if from_records {
+        Input::Null
+    } else {
+        Input::ours(&args.process)
+    };
     let selectors = target::selectors(&named)?;
     let store = open(session)?;
     let mut status = 0;
     for selector in selectors {
         let vm = store.vm(&selector?)?;
         let interactive = args.command.is_empty();
-        let one = in_guest(session, &vm, &args.process, args.command.clone(), interactive, input)?;
+        let one = in_guest(
+            session,
+            &vm,
+            &args.process,
+            args.command.clone(),
+            interactive,
+            input,
+        )?;
         if status == 0 {
             status = one;
         }
@@ -71,7 +86,7 @@ fn open(session: &Session) -> Result<Store, Failure> {
 ///
 /// # Errors
 /// Failures of banger itself, with the status that says so; the guest command's own are not errors.
-pub fn in_guest(
+pub(crate) fn in_guest(
     session: &Session,
     vm: &VmRow,
     process: &ProcessArgs,
@@ -82,12 +97,20 @@ pub fn in_guest(
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
     let on_terminal = stdin.is_terminal() && stdout.is_terminal();
     let tty = input == Input::Ours && (process.tty || (interactive && on_terminal));
-    let mut env = process.env.iter().filter_map(|word| variable(word)).collect::<Vec<_>>();
+    let mut env = process
+        .env
+        .iter()
+        .filter_map(|word| variable(word))
+        .collect::<Vec<_>>();
     let mut terminal = None;
     if tty {
-        let fallback = TerminalSize { rows: 24, columns: 80 };
+        let fallback = TerminalSize {
+            rows: 24,
+            columns: 80,
+        };
         terminal = Some(terminal_size(&stdin).unwrap_or(fallback));
-        if let Some(kind) = variable("TERM").filter(|_| !env.iter().any(|(name, _)| name == "TERM")) {
+        if let Some(kind) = variable("TERM").filter(|_| !env.iter().any(|(name, _)| name == "TERM"))
+        {
             env.push(kind);
         }
     }
@@ -122,8 +145,13 @@ pub fn in_guest(
 }
 
 fn failure(session: &Session, vm: &VmRow, error: lib_guest::Error) -> Failure {
-    if matches!(error, lib_guest::Error::Connect { .. }) && lib_vm::life(&session.context, vm) == Life::Dead {
-        return Failure::from(VmError::NotRunning { vm: vm.name.to_string() }).with_status(OWN_FAILURE);
+    if matches!(error, lib_guest::Error::Connect { .. })
+        && lib_vm::life(&session.context, vm) == Life::Dead
+    {
+        return Failure::from(VmError::NotRunning {
+            vm: vm.name.to_string(),
+        })
+        .with_status(OWN_FAILURE);
     }
     let status = error.status();
     let mut messages = error.to_string();
@@ -133,7 +161,10 @@ fn failure(session: &Session, vm: &VmRow, error: lib_guest::Error) -> Failure {
     let failure = Failure::new(Exit::Failed, messages).with_status(status);
     match error {
         lib_guest::Error::ConnectionLost => failure.hint(format!("banger-vm logs {}", vm.name)),
-        lib_guest::Error::NoAnswer(_) => failure.hint(format!("banger-vm logs {0}   (or: banger-vm kill {0})", vm.name)),
+        lib_guest::Error::NoAnswer(_) => failure.hint(format!(
+            "banger-vm logs {0}   (or: banger-vm kill {0})",
+            vm.name
+        )),
         _ => failure,
     }
 }

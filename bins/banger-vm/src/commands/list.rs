@@ -8,8 +8,10 @@ use crate::cli::{ListArgs, VmsArgs};
 use crate::target;
 
 /// Lists VMs with their state at this moment. Makes no store.
-pub fn run(session: &mut Session, args: &ListArgs) -> Result<(), Failure> {
-    let Some(store) = Store::open_existing(&session.context)? else { return Ok(()) };
+pub(crate) fn run(session: &mut Session, args: &ListArgs) -> Result<(), Failure> {
+    let Some(store) = Store::open_existing(&session.context)? else {
+        return Ok(());
+    };
     for vm in store.vms()? {
         let record = lib_vm::record(&session.context, &vm, false);
         if !args.running || record.state != VmState::Stopped {
@@ -20,9 +22,11 @@ pub fn run(session: &mut Session, args: &ListArgs) -> Result<(), Failure> {
 }
 
 /// Shows everything about the VMs.
-pub fn show(session: &mut Session, args: &VmsArgs) -> Result<(), Failure> {
+pub(crate) fn show(session: &mut Session, args: &VmsArgs) -> Result<(), Failure> {
     let mut store = session.store()?;
     target::for_each(&mut store, &args.vms, |_, vm| {
-        session.output.show(lib_vm::record(&session.context, &vm, false))
+        session
+            .output
+            .show(lib_vm::record(&session.context, &vm, false))
     })
 }

@@ -9,7 +9,7 @@ use lib_cli::{Failure, Session};
 use crate::cli::LogsArgs;
 
 /// Prints the console log, or the monitor's and VMM's own.
-pub fn run(session: &mut Session, args: &LogsArgs) -> Result<(), Failure> {
+pub(crate) fn run(session: &mut Session, args: &LogsArgs) -> Result<(), Failure> {
     let store = session.store()?;
     let vm = store.vm(&args.vm)?;
     let directory = session.context.vm(&vm.id);
@@ -21,7 +21,11 @@ pub fn run(session: &mut Session, args: &LogsArgs) -> Result<(), Failure> {
         }
         return Ok(());
     }
-    let path = directory.join(if args.vmm { file::VMM_LOG } else { file::CONSOLE_LOG });
+    let path = directory.join(if args.vmm {
+        file::VMM_LOG
+    } else {
+        file::CONSOLE_LOG
+    });
     match File::open(&path) {
         Ok(mut log) => io::copy(&mut log, &mut stdout).map(drop).map_err(failed),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {

@@ -1,11 +1,11 @@
 //! One file for each verb.
 
-pub mod create;
-pub mod delete;
-pub mod exec;
-pub mod list;
-pub mod logs;
-pub mod run;
-pub mod start;
-pub mod stop;
-pub mod wait;
+pub(crate) mod create;
+pub(crate) mod delete;
+pub(crate) mod exec;
+pub(crate) mod list;
+pub(crate) mod logs;
+pub(crate) mod run;
+pub(crate) mod start;
+pub(crate) mod stop;
+pub(crate) mod wait;

@@ -12,7 +12,7 @@ use crate::commands::{create, stop};
 use crate::resolve;
 
 /// Runs the command; the status is the guest's.
-pub fn run(session: &mut Session, args: RunArgs) -> Result<u8, Failure> {
+pub(crate) fn run(session: &mut Session, args: RunArgs) -> Result<u8, Failure> {
     run_inner(session, args).map_err(|failure| match failure.status() {
         status if status >= OWN_FAILURE => failure,
         _ => failure.with_status(OWN_FAILURE),
@@ -26,18 +26,54 @@ fn run_inner(session: &mut Session, args: RunArgs) -> Result<u8, Failure> {
     let image = if from_record {
         image_from_stdin(&store)?
     } else {
-        resolve::image(session, &mut store, &mut locks, args.image.as_deref(), args.machine.pull)?
+        resolve::image(
+            session,
+            &mut store,
+            &mut locks,
+            args.image.as_deref(),
+            args.machine.pull,
+        )?
     };
     let command = if args.command.is_empty() {
         let config = &image.config;
-        config.entrypoint.iter().chain(&config.cmd).cloned().collect()
+        config
+            .entrypoint
+            .iter()
+            .chain(&config.cmd)
+            .cloned()
+            .collect()
     } else {
         args.command.clone()
     };
-    let input = if from_record { Input::Null } else { Input::ours(&args.process) };
-    let vm = create::machine(session, &mut store, &mut locks, &image, args.name.as_ref(), &args.machine, !args.keep)?;
-    create::boot(session, &mut store, &mut locks, &vm, args.machine.boot_timeout)?;
-    let outcome = exec::in_guest(session, &vm, &args.process, command, args.command.is_empty(), input);
+    let input = if from_record {
+        Input::Null
+    } else {
+        Input::ours(&args.process)
+    };
+    let vm = create::machine(
+        session,
+        &mut store,
+        &mut locks,
+        &image,
+        args.name.as_ref(),
+        &args.machine,
+        !args.keep,
+    )?;
+    create::boot(
+        session,
+        &mut store,
+        &mut locks,
+        &vm,
+        args.machine.boot_timeout,
+    )?;
+    let outcome = exec::in_guest(
+        session,
+        &vm,
+        &args.process,
+        command,
+        args.command.is_empty(),
+        input,
+    );
     let ended = end(session, &mut store, &mut locks, &vm, args.keep);
     let status = outcome?;
     ended?;
@@ -48,7 +84,9 @@ fn image_from_stdin(store: &Store) -> Result<ImageRecord, Failure> {
     match StdinRecords::new("image").next() {
         Some(Ok(Record::Image(image))) => Ok(store.image(image.id.as_str())?),
         Some(Err(failure)) => Err(failure),
-        _ => Err(Failure::usage("an image record was expected on standard input")),
+        _ => Err(Failure::usage(
+            "an image record was expected on standard input",
+        )),
     }
 }
 
@@ -61,7 +99,13 @@ fn end(
 ) -> Result<(), Failure> {
     let guard = locks.vm(&vm.id)?;
     if keep {
-        lib_vm::stop(&session.context, &guard, vm, stop::DEFAULT_GRACE, &Interrupt::never())?;
+        lib_vm::stop(
+            &session.context,
+            &guard,
+            vm,
+            stop::DEFAULT_GRACE,
+            &Interrupt::never(),
+        )?;
         session.note(&format!("{} is kept: banger-vm start {}", vm.name, vm.name));
         return Ok(());
     }

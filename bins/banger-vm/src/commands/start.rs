@@ -9,7 +9,7 @@ use crate::cli::StartArgs;
 use crate::target;
 
 /// Boots the VMs; one that runs already is only waited for.
-pub fn run(session: &mut Session, args: &StartArgs) -> Result<(), Failure> {
+pub(crate) fn run(session: &mut Session, args: &StartArgs) -> Result<(), Failure> {
     let mut store = session.store()?;
     let mut locks = session.locks();
     let interrupt =
@@ -19,8 +19,12 @@ pub fn run(session: &mut Session, args: &StartArgs) -> Result<(), Failure> {
         let guard = locks.vm(&vm.id)?;
         // It may have been deleted while we waited for the lock.
         let vm = store.vm(vm.id.as_str())?;
-        let started = lib_vm::start(store, &guard, &vm, patience, &interrupt, &|text| session.note(text))?;
+        let started = lib_vm::start(store, &guard, &vm, patience, &interrupt, &|text| {
+            session.note(text)
+        })?;
         drop(guard);
-        session.output.emit(lib_vm::record(&session.context, &vm, started.changed))
+        session
+            .output
+            .emit(lib_vm::record(&session.context, &vm, started.changed))
     })
 }

@@ -9,10 +9,10 @@ use crate::cli::{StopArgs, VmsArgs};
 use crate::target;
 
 /// How long a guest has to shut down when nobody says otherwise.
-pub const DEFAULT_GRACE: Duration = Duration::from_secs(20);
+pub(crate) const DEFAULT_GRACE: Duration = Duration::from_secs(20);
 
 /// Shuts the VMs down; one that does not run is left as it is.
-pub fn stop(session: &mut Session, args: &StopArgs) -> Result<(), Failure> {
+pub(crate) fn stop(session: &mut Session, args: &StopArgs) -> Result<(), Failure> {
     let mut store = session.store()?;
     let mut locks = session.locks();
     let grace = Duration::from_secs(args.grace);
@@ -21,12 +21,14 @@ pub fn stop(session: &mut Session, args: &StopArgs) -> Result<(), Failure> {
         let lived = lib_vm::life(&session.context, &vm) != lib_vm::Life::Dead;
         lib_vm::stop(&session.context, &guard, &vm, grace, &Interrupt::never())?;
         drop(guard);
-        session.output.emit(lib_vm::record(&session.context, &vm, lived))
+        session
+            .output
+            .emit(lib_vm::record(&session.context, &vm, lived))
     })
 }
 
 /// Shuts the VMs down and boots them again.
-pub fn restart(session: &mut Session, args: &StopArgs) -> Result<(), Failure> {
+pub(crate) fn restart(session: &mut Session, args: &StopArgs) -> Result<(), Failure> {
     let mut store = session.store()?;
     let mut locks = session.locks();
     let grace = Duration::from_secs(args.grace);
@@ -37,14 +39,18 @@ pub fn restart(session: &mut Session, args: &StopArgs) -> Result<(), Failure> {
         let interrupt =
             Interrupt::install().map_err(|error| Failure::io("take over the signals", error))?;
         let patience = Duration::from_secs(120);
-        lib_vm::start(store, &guard, &vm, patience, &interrupt, &|text| session.note(text))?;
+        lib_vm::start(store, &guard, &vm, patience, &interrupt, &|text| {
+            session.note(text)
+        })?;
         drop(guard);
-        session.output.emit(lib_vm::record(&session.context, &vm, true))
+        session
+            .output
+            .emit(lib_vm::record(&session.context, &vm, true))
     })
 }
 
 /// Ends the VMs at once.
-pub fn kill(session: &mut Session, args: &VmsArgs) -> Result<(), Failure> {
+pub(crate) fn kill(session: &mut Session, args: &VmsArgs) -> Result<(), Failure> {
     let mut store = session.store()?;
     let mut locks = session.locks();
     target::for_each(&mut store, &args.vms, |store, vm| {
@@ -53,6 +59,8 @@ pub fn kill(session: &mut Session, args: &VmsArgs) -> Result<(), Failure> {
         let guard = locks.vm(&vm.id)?;
         changed |= lib_vm::kill(store.context(), &guard, &vm)?;
         drop(guard);
-        session.output.emit(lib_vm::record(&session.context, &vm, changed))
+        session
+            .output
+            .emit(lib_vm::record(&session.context, &vm, changed))
     })
 }
