@@ -1,0 +1,153 @@
+//! Whatever is behind the socket, the client ends in time, with an error that says what happened.
+#![allow(clippy::unwrap_used)]
+
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::{Duration, Instant};
+
+use banger_wire::agent::kind;
+use banger_wire::frame;
+use lib_guest::{Error, Exec, Guest, Io, Outcome};
+
+/// A guest that lets `serve` talk to whoever connects.
+fn guest(serve: impl Fn(UnixStream) + Send + 'static) -> (Guest, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("agent.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            serve(stream.unwrap());
+        }
+    });
+    let guest = Guest::new(path).answer_timeout(Duration::from_millis(300));
+    (guest, directory)
+}
+
+/// Says `bytes` and then keeps the connection open until the client closes it.
+fn says(bytes: Vec<u8>) -> impl Fn(UnixStream) {
+    move |mut stream| {
+        let _ = stream.write_all(&bytes);
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+}
+
+fn frames(frames: &[(u8, &[u8])]) -> Vec<u8> {
+    let mut bytes = b"OK 3\n".to_vec();
+    for (kind, payload) in frames {
+        frame::encode(&mut bytes, *kind, payload);
+    }
+    bytes
+}
+
+fn command() -> Exec {
+    Exec {
+        argv: vec!["true".to_owned()],
+        ..Exec::default()
+    }
+}
+
+#[test]
+fn only_ok_opens_a_stream() {
+    for (answer, expected) in [
+        (&b"OK\n"[..], "guest refused port 1024: OK"),
+        (b"OK x\n", "guest refused port 1024: OK x"),
+        (b"\x1b[2Jno\n", "guest refused port 1024: \u{fffd}[2Jno"),
+        (&[b'x'; 100_000], "guest refused port 1024: xxx"),
+        (b"OK 3", "did not answer within 0.3 s"),
+        (b"", "did not answer within 0.3 s"),
+    ] {
+        let (guest, _directory) = guest(says(answer.to_vec()));
+        let begun = Instant::now();
+        let error = guest.exec(command(), Io::default()).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+        assert_eq!(error.status(), 125);
+        assert!(begun.elapsed() < Duration::from_secs(5));
+    }
+}
+
+#[test]
+fn a_closed_door_is_told_from_a_missing_one() {
+    let (closing, _directory) = guest(drop);
+    assert!(matches!(
+        closing.info(),
+        Err(Error::Refused { .. } | Error::ConnectionLost)
+    ));
+    let error = Guest::new("/no/such/agent.sock").info().unwrap_err();
+    assert!(matches!(error, Error::Connect { .. }), "{error}");
+}
+
+#[test]
+fn an_answer_byte_by_byte_does_not_extend_the_deadline() {
+    let (guest, _directory) = guest(|mut stream| {
+        while stream.write_all(b"x").is_ok() {
+            // Not a wait for anything: the guest trickles.
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+    let begun = Instant::now();
+    assert!(matches!(guest.info(), Err(Error::NoAnswer(_))));
+    assert!(begun.elapsed() < Duration::from_secs(3));
+}
+
+#[test]
+fn frames_against_the_protocol_are_refused() {
+    let started: (u8, &[u8]) = (kind::STARTED, br#"{"pid":7}"#);
+    let cases: [&[(u8, &[u8])]; 8] = [
+        &[(kind::STDOUT, b"early")],
+        &[(kind::EXIT, br#"{"code":0}"#)],
+        &[started, started],
+        &[started, (kind::STDIN_CREDIT, &[1, 0, 0, 0])],
+        &[started, (kind::STDIN_CREDIT, &[1])],
+        &[started, (kind::EXIT, br#"{"code":256}"#)],
+        &[started, (kind::CALL, b"")],
+        &[(kind::ERROR, b"not json")],
+    ];
+    for case in cases {
+        let (guest, _directory) = guest(says(frames(case)));
+        let error = guest.exec(command(), Io::default()).unwrap_err();
+        assert!(matches!(error, Error::Protocol(_)), "{case:?}: {error}");
+    }
+    let (guest, _directory) = guest(says(b"OK 3\n\x43\xff\xff\xff\xff".to_vec()));
+    assert!(matches!(
+        guest.exec(command(), Io::default()),
+        Err(Error::Protocol(_))
+    ));
+    assert!(matches!(guest.info(), Err(Error::Protocol(_))));
+}
+
+#[test]
+fn noise_never_panics_and_never_hangs() {
+    let mut state = 7u64;
+    for _ in 0..50 {
+        let mut bytes = b"OK 3\n".to_vec();
+        for _ in 0..200 {
+            state = state
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
+            bytes.push((state >> 60) as u8 + if state & 1 == 0 { 60 } else { 0 });
+        }
+        let (guest, _directory) = guest(says(bytes));
+        guest.exec(command(), Io::default()).unwrap_err();
+    }
+}
+
+#[test]
+fn a_started_command_whose_connection_ends_is_lost() {
+    let bytes = frames(&[(kind::STARTED, br#"{"pid":7}"#)]);
+    let (guest, _directory) = guest(move |mut stream| stream.write_all(&bytes).unwrap());
+    let error = guest.exec(command(), Io::default()).unwrap_err();
+    assert!(matches!(error, Error::ConnectionLost), "{error}");
+    assert_eq!(error.status(), 255);
+}
+
+#[test]
+fn a_silent_command_is_bounded_by_the_timeout_even_when_kills_are_ignored() {
+    let (guest, _directory) = guest(says(frames(&[(kind::STARTED, br#"{"pid":7}"#)])));
+    let begun = Instant::now();
+    let io = Io {
+        timeout: Some(Duration::from_millis(50)),
+        ..Io::default()
+    };
+    assert_eq!(guest.exec(command(), io).unwrap(), Outcome::TimedOut);
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}
