@@ -24,6 +24,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{LocalSet, spawn_local};
 
+use self::root::Hidden;
 use crate::channel::ChannelError;
 use crate::port::Port;
 use crate::serve::Agent;
@@ -71,10 +72,10 @@ fn boot() -> Result<(), BootError> {
     let config = read_config()?;
     modules::load()?;
     prepare_kernel(&config);
-    let disks = root::enter(&config)?;
+    let hidden = root::enter(&config)?;
     files::write(&config);
     let runtime = runtime().context(|| "starting the runtime".to_owned())?;
-    LocalSet::new().block_on(&runtime, serve(config, &disks))
+    LocalSet::new().block_on(&runtime, serve(config, &hidden))
 }
 
 fn read_config() -> Result<GuestConfig, BootError> {
@@ -131,7 +132,7 @@ fn decode_hex(text: &str) -> Vec<u8> {
         .collect()
 }
 
-async fn serve(config: GuestConfig, disks: &[File]) -> Result<(), BootError> {
+async fn serve(config: GuestConfig, hidden: &Hidden) -> Result<(), BootError> {
     let file = virtio_port::open()?;
     let port = Port::new(file.into()).context(|| "watching the port to the host".to_owned())?;
     if let Err(error) = network::configure(config.network.as_ref()).await {
@@ -140,7 +141,7 @@ async fn serve(config: GuestConfig, disks: &[File]) -> Result<(), BootError> {
     let agent = Agent::new(config.process);
     let processes = Rc::clone(&agent.processes);
     spawn_local(async move { processes.reap().await });
-    let _ = spawn_local(obey_signals(Rc::clone(&agent)));
+    spawn_local(obey_signals(Rc::clone(&agent)));
     if !config.entrypoint.is_empty() {
         spawn_local(Rc::clone(&agent).run_entrypoint(config.entrypoint));
     }
@@ -156,12 +157,18 @@ async fn serve(config: GuestConfig, disks: &[File]) -> Result<(), BootError> {
             }
         }
     };
+    let freeing = async {
+        agent.flushed().await;
+        hidden.free_initramfs();
+        std::future::pending().await
+    };
     let stopping = async {
         let grace = agent.stop_requested().await;
-        shutdown::run(&agent, grace, disks).await;
+        shutdown::run(&agent, grace, &hidden.disks).await;
     };
     tokio::select! {
         error = serving => Err(error),
+        () = freeing => Ok(()),
         () = stopping => Ok(()),
     }
 }

@@ -19,13 +19,20 @@ const IMAGE: &str = "/image";
 const DATA: &str = "/data";
 const MODULES: &str = "/lib/modules";
 
-/// Mounts the root and the modules, enters the root, and frees the initramfs. Returns directories
-/// on the writable file systems that no path leads to any more, for the shutdown.
+/// What is still there but has no path any more.
+#[derive(Debug)]
+pub(super) struct Hidden {
+    /// Directories on the writable file systems, for the shutdown.
+    pub(super) disks: Vec<File>,
+    initramfs: File,
+}
+
+/// Mounts the root and the modules and enters the root.
 ///
 /// # Errors
 /// A disk is missing or cannot be mounted, or the image's tree does not allow it.
-pub(super) fn enter(config: &GuestConfig) -> Result<Vec<File>, BootError> {
-    let hidden = match &config.root {
+pub(super) fn enter(config: &GuestConfig) -> Result<Hidden, BootError> {
+    let disks = match &config.root {
         Root::Disk { image } => {
             mount_disk(image, NEW_ROOT, MsFlags::empty())?;
             Vec::new()
@@ -41,12 +48,12 @@ pub(super) fn enter(config: &GuestConfig) -> Result<Vec<File>, BootError> {
     let modules = modules
         .map(|m| Ok((disk::find(&m.serial)?, m)))
         .transpose()?;
+    let initramfs = File::open("/").context(|| "opening the initramfs".to_owned())?;
     move_kernel_mounts()?;
-    free_initramfs();
     switch_root().context(|| "entering the image's root".to_owned())?;
     if let Some((device, modules)) = modules {
         // From here links resolve inside the image: /lib may be a link to usr/lib, or hostile.
-        let mounted = fs::create_dir_all(MODULES).and_then(|()| {
+        let mounted = make_modules_directory().and_then(|()| {
             let kind = Some(modules.filesystem.as_str());
             Ok(mount(
                 Some(&device),
@@ -58,7 +65,7 @@ pub(super) fn enter(config: &GuestConfig) -> Result<Vec<File>, BootError> {
         });
         mounted.context(|| format!("mounting the modules {} on {MODULES}", device.display()))?;
     }
-    Ok(hidden)
+    Ok(Hidden { disks, initramfs })
 }
 
 fn mount_disk(disk: &Disk, target: &str, flags: MsFlags) -> Result<(), BootError> {
@@ -138,6 +145,17 @@ fn directory_inside(root: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
     }
 }
 
+/// Makes `/lib/modules` inside the image, where `/lib` may be a link to a directory that is missing.
+fn make_modules_directory() -> io::Result<()> {
+    match fs::create_dir_all(MODULES) {
+        Err(_) if Path::new("/lib").is_symlink() => {
+            fs::create_dir_all(Path::new("/").join(fs::read_link("/lib")?))?;
+            fs::create_dir_all(MODULES)
+        }
+        made => made,
+    }
+}
+
 fn switch_root() -> io::Result<()> {
     nix::unistd::chdir(NEW_ROOT)?;
     mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)?;
@@ -146,10 +164,14 @@ fn switch_root() -> io::Result<()> {
     Ok(())
 }
 
-/// The initramfs is memory; what cannot be freed is lost, not wrong.
-fn free_initramfs() {
-    if let Ok(root) = fs::symlink_metadata("/") {
-        free_below(Path::new("/"), root.dev());
+impl Hidden {
+    /// Frees the initramfs' memory and forgets the configuration in it; for when the guest is ready.
+    /// What cannot be freed is lost, not wrong.
+    pub(super) fn free_initramfs(&self) {
+        if let Ok(metadata) = self.initramfs.metadata() {
+            let path = format!("/proc/self/fd/{}", self.initramfs.as_raw_fd());
+            free_below(Path::new(&path), metadata.dev());
+        }
     }
 }
 

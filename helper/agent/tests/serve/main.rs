@@ -1,6 +1,8 @@
 //! The agent in serve mode, driven by the host's client through a monitor made for the test.
+#![allow(clippy::unwrap_used)]
 
 mod harness;
+mod monitor;
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
@@ -402,6 +404,24 @@ fn a_client_that_vanishes_takes_its_command_along() {
         drop(stream);
         wait_until_dead(&pid);
     }
+}
+
+#[test]
+fn an_agent_that_dies_is_a_lost_connection() {
+    let mut harness = Harness::new();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("pid");
+    let script = format!("echo $$ > {}; exec sleep 100", file.display());
+    std::thread::scope(|scope| {
+        let guest = harness.guest();
+        let running = scope.spawn(move || run(&guest, sh(&script)).map(|r| r.outcome));
+        let pid = wait_for_content(&file);
+        harness.kill();
+        let error = running.join().unwrap().unwrap_err();
+        assert!(matches!(error, Error::ConnectionLost), "{error}");
+        let pid = nix::unistd::Pid::from_raw(pid.trim().parse().unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    });
 }
 
 #[test]
