@@ -2,7 +2,7 @@
 //! held meanwhile.
 
 use lib_cli::{Failure, Session};
-use lib_image::PullRequest;
+use lib_image::{PullRequest, RegistryOptions, credential_files};
 use lib_model::{ImageRecord, KernelRecord, Reference};
 use lib_store::{Locks, Store, StoreError};
 
@@ -49,7 +49,14 @@ fn fetch(
     reference: &Reference,
 ) -> Result<ImageRecord, Failure> {
     session.note(&format!("pulling {reference}"));
-    let request = PullRequest::new(reference.clone());
+    let registry = RegistryOptions {
+        credential_files: credential_files(std::env::var_os),
+        ..RegistryOptions::default()
+    };
+    let request = PullRequest {
+        registry,
+        ..PullRequest::new(reference.clone())
+    };
     Ok(lib_image::pull(store, locks, &request, &*session.bars)?)
 }
 

@@ -14,7 +14,8 @@ pub(crate) type Selectors = Box<dyn Iterator<Item = Result<String, Failure>>>;
 pub(crate) fn selectors(names: &[String]) -> Result<Selectors, Failure> {
     let forced = matches!(names, [dash] if dash == "-");
     if !names.is_empty() && !forced {
-        return Ok(Box::new(names.to_vec().into_iter().map(Ok)));
+        let names = names.to_vec();
+        return Ok(Box::new(names.into_iter().map(Ok)));
     }
     if !forced && !stdin_is_data() {
         return Err(Failure::usage("no VM was named")

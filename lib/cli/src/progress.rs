@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use lib_model::{Progress, Step};
+use lib_model::{ByteSize, Progress, Step};
 
 /// One bar a step: bytes, rate and time to go, or a spinner when the size is unknown.
 pub struct Bars {
@@ -43,7 +43,7 @@ impl Progress for Bars {
             Some(_) => {
                 "{prefix:<28} {bar:24} {binary_bytes:>10}/{binary_total_bytes:<10} {binary_bytes_per_sec:>12} {eta:>4}"
             }
-            None => "{prefix:<28} {spinner} {binary_bytes:>10} {elapsed:>5} {msg}",
+            None => "{prefix:<28} {spinner} {elapsed:>5} {msg}",
         };
         // A template is a constant; an error would be a defect that only costs the look.
         if let Ok(style) = ProgressStyle::with_template(template) {
@@ -61,6 +61,9 @@ struct Bar(ProgressBar);
 impl Step for Bar {
     fn advance(&self, amount: u64) {
         self.0.inc(amount);
+        if self.0.length().is_none() {
+            self.0.set_message(ByteSize(self.0.position()).to_string());
+        }
     }
 
     fn done(&self, note: &str) {

@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use lib_cli::{Failure, Session, StdinRecords, stdin_is_data};
-use lib_model::{ImageRecord, Record, VmName};
+use lib_model::{ImageRecord, Progress, Record, VmName};
 use lib_store::{Locks, Store, VmRow};
-use lib_vm::{CreateRequest, Interrupt};
+use lib_vm::{CreateRequest, Interrupt, VmError};
 
 use crate::cli::{CreateArgs, MachineArgs};
 use crate::resolve;
+
+/// 128 and SIGINT, as a shell reports it.
+const INTERRUPTED: u8 = 130;
 
 /// Makes a VM of the named image, or one of each image record on standard input.
 pub(crate) fn run(session: &mut Session, args: CreateArgs) -> Result<(), Failure> {
@@ -130,11 +133,13 @@ pub(crate) fn boot(
         Interrupt::install().map_err(|error| Failure::io("take over the signals", error))?;
     let guard = locks.vm(&vm.id)?;
     let patience = Duration::from_secs(timeout);
+    let step = session.bars.step(&format!("booting {}", vm.name), None);
     let started = lib_vm::start(store, &guard, vm, patience, &interrupt, &|text| {
         session.note(text)
     });
     match started {
         Ok(started) => {
+            step.done("");
             if let Some(boot) = started.boot {
                 session.detail(&format!(
                     "{} was ready after {:.2} s",
@@ -145,8 +150,12 @@ pub(crate) fn boot(
             Ok(())
         }
         Err(error) => {
+            let interrupted = matches!(error, VmError::Interrupted);
             let removed = lib_vm::delete(store, &guard, vm, true);
-            let failure = Failure::from(error);
+            let mut failure = Failure::from(error);
+            if interrupted {
+                failure = failure.with_status(INTERRUPTED);
+            }
             Err(match removed {
                 Ok(()) => failure.hint(format!(
                     "{} was removed again; nothing of it remains",
