@@ -1,5 +1,7 @@
 //! The host's real archive: one minimal system, and one that is given up.
 
+#![allow(clippy::unwrap_used)] // Tests, with helpers outside of test functions.
+
 use std::collections::BTreeMap;
 use std::io::Read;
 

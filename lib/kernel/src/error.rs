@@ -158,7 +158,7 @@ impl Diagnose for KernelError {
                 Some("import the linux-image package, and give this one with --modules FILE".into())
             }
             KernelError::NoKernel { .. } => Some(
-                "a package like linux-cloud-amd64 only depends on the kernel; \
+                "a package like linux-image-cloud-amd64 only depends on the kernel; \
                  fetch the one it names: apt-cache depends linux-image-cloud-amd64"
                     .into(),
             ),

@@ -9,11 +9,10 @@ use lib_model::{Digest, KernelName, KernelRecord, Progress, Step};
 use lib_store::{Locks, NewKernel, Staged, Store};
 use sha2::{Digest as _, Sha256};
 
-use crate::ar::is_ar;
 use crate::boot_set::REQUIRED;
-use crate::bzimage::{BzImage, BzImageFault, START, is_bzimage};
-use crate::codec::Compression;
+use crate::bzimage::{BzImage, BzImageFault};
 use crate::error::{damaged, io_error};
+use crate::kind::{Kind, detect, read_start};
 use crate::module_tree::{ModuleTree, Modules};
 use crate::package::{Found, walk_directory, walk_package};
 use crate::vmlinux::{self, Facts};
@@ -89,76 +88,6 @@ fn free_name(store: &Store, release: &str, digest: &Digest) -> Result<KernelName
         ))?);
     }
     Ok(name)
-}
-
-/// What a file is, by its content.
-#[derive(Debug, PartialEq, Eq)]
-enum Kind {
-    Package,
-    BzImage,
-    Elf,
-    Compressed(Compression),
-}
-
-fn detect(file: &mut File, path: &Path) -> Result<Kind, KernelError> {
-    let failed = io_error("read", path);
-    let not_a_kernel = |found: String| KernelError::NotAKernel {
-        path: path.to_owned(),
-        found,
-    };
-    if file.metadata().map_err(&failed)?.is_dir() {
-        return Err(not_a_kernel("it is a directory".into()));
-    }
-    let start = read_start(file).map_err(&failed)?;
-    Ok(match Compression::detect(&start) {
-        _ if is_ar(&start) => Kind::Package,
-        _ if is_bzimage(&start) => Kind::BzImage,
-        _ if start.starts_with(b"\x7fELF") => Kind::Elf,
-        Some(compression) => Kind::Compressed(compression),
-        None => return Err(not_a_kernel(describe(&start))),
-    })
-}
-
-/// What a file that is no kernel is, in words.
-fn describe(start: &[u8]) -> String {
-    let known = [
-        (&b"#!"[..], 0, "it is a script"),
-        (b"070701", 0, "it is a cpio archive, perhaps an initramfs"),
-        (b"ustar", 257, "it is a tar archive"),
-        (b"PK", 0, "it is a zip archive"),
-        (
-            b"MZ",
-            0,
-            "it is a program for Windows or EFI without a Linux header",
-        ),
-        (b"\xed\xab\xee\xdb", 0, "it is an RPM package"),
-        (b"QFI\xfb", 0, "it is a qcow2 disk"),
-        (b"\x53\xef", 0x438, "it is an ext4 file system"),
-    ];
-    let matches = |(magic, at, _): &&(&[u8], usize, &str)| {
-        start.get(*at..).is_some_and(|rest| rest.starts_with(magic))
-    };
-    if start.is_empty() {
-        "it is empty".into()
-    } else if let Some((_, _, words)) = known.iter().find(matches) {
-        (*words).into()
-    } else if start
-        .iter()
-        .all(|b| b.is_ascii_graphic() || b.is_ascii_whitespace())
-    {
-        "it is text".into()
-    } else {
-        let hex: Vec<String> = start.iter().take(8).map(|b| format!("{b:02x}")).collect();
-        format!("it starts with {}", hex.join(" "))
-    }
-}
-
-fn read_start(file: &mut File) -> io::Result<Vec<u8>> {
-    let mut start = Vec::new();
-    file.rewind()?;
-    file.take(START as u64).read_to_end(&mut start)?;
-    file.rewind()?;
-    Ok(start)
 }
 
 fn digest(file: &mut File, progress: &dyn Progress) -> io::Result<Digest> {

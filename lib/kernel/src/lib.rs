@@ -15,6 +15,7 @@ mod elf;
 mod error;
 mod import;
 mod initramfs;
+mod kind;
 mod lz4;
 mod modinfo;
 mod module_tree;

@@ -1,5 +1,7 @@
 //! Files that are no kernels, or not usable ones: what was found is named, nothing is kept.
 
+#![allow(clippy::unwrap_used)] // Tests, with helpers outside of test functions.
+
 use std::fs;
 use std::path::Path;
 

@@ -1,5 +1,7 @@
 //! The real kernel package of the host's distribution, imported once and looked at from all sides.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // Tests, with helpers outside of test functions.
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
