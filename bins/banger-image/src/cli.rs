@@ -37,7 +37,7 @@ pub(crate) enum Command {
     /// Pull images from their registries
     Pull(PullArgs),
     /// Import an image from a file or from standard input
-    Import(ImportArgs),
+    Import(Box<ImportArgs>),
     /// Give an image another name
     Tag(TagArgs),
     /// List images

@@ -269,7 +269,7 @@ fn what_is_wrong_is_said_with_a_hint_and_a_status() {
             "is not an image: it is no tar archive",
         ),
         (
-            &["import", text, "--name", "-x"],
+            &["import", text, "--name", "a:b:c"],
             2,
             "is not an image reference",
         ),

@@ -1,12 +1,13 @@
 //! Imports of every form, from paths and streams.
 
-use lib_image::{Error, ImportRequest};
-use lib_model::{Diagnose, Exit, OciConfig, Reference};
+use lib_image::{Error, ImportRequest, delete};
+use lib_model::{Diagnose, Exit, OciConfig, Reference, VmId};
+use lib_store::{Context, NewKernel, NewVm, Staged};
 use serde_json::json;
 
-use crate::support::image::{Image, Layer, archive, digest, layout, named, write_layout};
+use crate::support::image::{Image, Layer, archive, digest, layout, named, noise, write_layout};
 use crate::support::layer::{Entry, gzip, tar, zstd};
-use crate::support::mount::Mount;
+use crate::support::mount::{Mount, Tmpfs};
 use crate::support::{Place, chain};
 
 fn called(name: &str) -> ImportRequest {
@@ -366,4 +367,58 @@ fn names_in_an_archive_never_become_paths() {
         .unwrap();
     assert_eq!(record.names, ["evil:1"]);
     assert!(!outside.exists());
+}
+
+#[test]
+fn an_image_that_a_vm_uses_stays() {
+    let place = Place::new();
+    let bytes = tar(&[Entry::file("a", "1")]);
+    let record = place.import_bytes(&bytes, &called("used")).unwrap();
+    let (mut store, mut locks) = (place.store(), place.locks());
+    let kernel = NewKernel {
+        name: "k".parse().unwrap(),
+        release: "1".into(),
+        architecture: "amd64".into(),
+        digest: digest(b"k"),
+        source: "test".into(),
+        vmlinux: true,
+        modules: 0,
+    };
+    let staged = Staged::new(&place.context).unwrap();
+    let kernel = store
+        .publish_kernel(&locks.images().unwrap(), staged, &kernel)
+        .unwrap();
+    let spec = json!({"image_name": "used", "cpus": 1, "memory": 1, "disk": 1, "network": "none",
+        "vmm": "qemu", "accel": "tcg"});
+    let vm = NewVm {
+        id: VmId::random().unwrap(),
+        name: "dev".parse().unwrap(),
+        image: record.id.clone(),
+        kernel: kernel.id,
+        spec: serde_json::from_value(spec).unwrap(),
+    };
+    store.insert_vm(&locks.create().unwrap(), &vm).unwrap();
+    let error = delete(&mut store, &mut locks, "used").unwrap_err();
+    assert_eq!(error.to_string(), "the image `used` is in use by dev");
+    assert_eq!(
+        (error.exit(), error.hint().unwrap()),
+        (Exit::Busy, "banger-vm delete dev".into())
+    );
+    assert!(place.rootfs(&record).exists());
+}
+
+#[test]
+fn a_full_disk_is_said_and_leaves_nothing() {
+    let place = Place::new();
+    let small = Tmpfs::new("3m");
+    let context = Context::from_environment(Some(&small.path().join("store")), |_| None).unwrap();
+    let place = Place { context, ..place };
+    let bytes = tar(&[Entry::file("big", noise(2 << 20))]);
+    let error = place.import_bytes(&bytes, &called("big")).unwrap_err();
+    assert!(
+        error.hint().unwrap().starts_with("free some disk space"),
+        "{}",
+        chain(&error)
+    );
+    place.assert_untouched();
 }

@@ -100,3 +100,35 @@ impl Drop for Mount {
         assert!(status.success());
     }
 }
+
+/// A small file system in memory; unmounted at the end.
+pub(crate) struct Tmpfs {
+    directory: tempfile::TempDir,
+}
+
+impl Tmpfs {
+    pub(crate) fn new(size: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let status = Command::new("/usr/bin/mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"])
+            .arg(directory.path())
+            .status()
+            .unwrap();
+        assert!(status.success());
+        Tmpfs { directory }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let status = Command::new("/usr/bin/umount")
+            .arg(self.directory.path())
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+}
