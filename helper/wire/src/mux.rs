@@ -104,6 +104,16 @@ impl Stream {
     }
 }
 
+/// Whether `bytes` begin with a `HELLO`, as the first bytes of every channel do. A port that outlives
+/// its host, as at a restore, delivers a new channel's first bytes at the start of a read.
+pub fn begins_channel(bytes: &[u8]) -> bool {
+    let mut hello = [0; HEADER + MAGIC.len()];
+    hello[0] = HELLO;
+    hello[8] = MAGIC.len() as u8 + 2;
+    hello[HEADER..].copy_from_slice(MAGIC);
+    bytes.starts_with(&hello)
+}
+
 /// One end of the mux.
 #[derive(Debug)]
 pub struct Mux {
@@ -495,6 +505,14 @@ mod tests {
             Mux::new(Side::Host).receive(&frame),
             Err(MuxError::BadHello)
         );
+    }
+
+    #[test]
+    fn a_channel_is_known_by_its_first_bytes() {
+        let hello = Mux::new(Side::Host).output().to_vec();
+        assert!(begins_channel(&hello));
+        assert!(!begins_channel(&hello[..HEADER]));
+        assert!(!begins_channel(&hello[1..]));
     }
 
     #[test]
