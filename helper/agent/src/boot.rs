@@ -25,7 +25,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{LocalSet, spawn_local};
 
 use self::root::Hidden;
-use crate::channel::ChannelError;
 use crate::port::Port;
 use crate::serve::Agent;
 use crate::{console, runtime, shutdown, sys};
@@ -134,13 +133,14 @@ fn decode_hex(text: &str) -> Vec<u8> {
 
 async fn serve(config: GuestConfig, hidden: &Hidden) -> Result<(), BootError> {
     let file = virtio_port::open()?;
-    let port = Port::new(file.into()).context(|| "watching the port to the host".to_owned())?;
+    let port = Port::serial(file.into()).context(|| "watching the port to the host".to_owned())?;
     if let Err(error) = network::configure(config.network.as_ref()).await {
         return Err(BootError(format!("network: {error}")));
     }
     let agent = Agent::new(config.process);
     let processes = Rc::clone(&agent.processes);
     spawn_local(async move { processes.reap().await });
+    spawn_local(Rc::clone(&agent).push_events());
     spawn_local(obey_signals(Rc::clone(&agent)));
     if !config.entrypoint.is_empty() {
         spawn_local(Rc::clone(&agent).run_entrypoint(config.entrypoint));
@@ -148,10 +148,8 @@ async fn serve(config: GuestConfig, hidden: &Hidden) -> Result<(), BootError> {
     let serving = async {
         loop {
             let error = agent.serve(&port).await;
-            // The host opens its side a moment after ours, and may come back after a restore.
-            if !matches!(error, ChannelError::Closed) {
-                console::say(&error.to_string());
-            }
+            // A host that broke the protocol may begin anew.
+            console::say(&error.to_string());
             if let Err(error) = port.changed().await {
                 return BootError(format!("the port to the host: {error}"));
             }

@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::rc::Rc;
 
-use banger_wire::mux::{Event, Mux, MuxError, OUTPUT_HIGH_WATER, Side, StreamId};
+use banger_wire::mux::{Event, Mux, MuxError, OUTPUT_HIGH_WATER, Side, StreamId, begins_channel};
 use tokio::sync::Notify;
 
 use crate::port::{Port, Step};
@@ -48,6 +48,9 @@ pub(crate) struct Channel {
     streams: RefCell<HashMap<StreamId, Rc<State>>>,
     wake: Notify,
     drained: Notify,
+    greeted: Cell<bool>,
+    generation: Cell<u64>,
+    restarted: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -85,6 +88,9 @@ impl Channel {
             streams: RefCell::default(),
             wake: Notify::new(),
             drained: Notify::new(),
+            greeted: Cell::new(false),
+            generation: Cell::new(0),
+            restarted: Notify::new(),
         })
     }
 
@@ -124,6 +130,10 @@ impl Channel {
             match port.read(buffer).map_err(ChannelError::Port)? {
                 Step::Moved(n) => {
                     moved = true;
+                    if self.greeted.replace(true) && begins_channel(&buffer[..n]) {
+                        self.restart();
+                        self.greeted.set(true);
+                    }
                     let received = self.mux.borrow_mut().receive(&buffer[..n]);
                     self.dispatch(opened);
                     self.wake_senders();
@@ -238,7 +248,22 @@ impl Channel {
         for (_, state) in self.streams.borrow_mut().drain() {
             state.end();
         }
+        self.greeted.set(false);
+        self.generation.set(self.generation.get() + 1);
+        self.restarted.notify_waiters();
         self.wake.notify_one();
+    }
+
+    /// Counts [`Channel::restart`]s.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.get()
+    }
+
+    /// Waits for the generation after `generation`.
+    pub(crate) async fn restarted_since(&self, generation: u64) {
+        while self.generation.get() == generation {
+            self.restarted.notified().await;
+        }
     }
 
     /// Waits until everything that was sent has left for the host.
@@ -261,6 +286,14 @@ impl Stream {
     /// Waits until the host serves this stream, or it is gone.
     pub(crate) async fn accepted(&self) {
         while !self.state.accepted.get() && !self.state.gone.get() {
+            self.state.answered.notified().await;
+        }
+    }
+
+    /// Waits until the stream is reset.
+    pub(crate) async fn ended(&self) {
+        while self.receive().await.is_ok_and(|bytes| bytes.is_some()) {}
+        while !self.state.gone.get() {
             self.state.answered.notified().await;
         }
     }

@@ -63,10 +63,11 @@ fn serve(number: RawFd, defaults: Process) -> Result<(), String> {
         sys::passed_descriptor(number).map_err(|e| format!("descriptor {number}: {e}"))?;
     let runtime = runtime().map_err(|e| format!("runtime: {e}"))?;
     let serving = async {
-        let port = Port::new(descriptor).map_err(|e| format!("descriptor {number}: {e}"))?;
+        let port = Port::socket(descriptor).map_err(|e| format!("descriptor {number}: {e}"))?;
         let agent = Agent::new(defaults);
         let processes = std::rc::Rc::clone(&agent.processes);
         spawn_local(async move { processes.reap().await });
+        spawn_local(std::rc::Rc::clone(&agent).push_events());
         tokio::select! {
             _ = agent.serve(&port) => shutdown::run(&agent, std::time::Duration::from_secs(2), &[]).await,
             () = async {

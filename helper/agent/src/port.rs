@@ -32,21 +32,44 @@ pub(crate) struct Port {
     epoll: Epoll,
     /// Readable when `epoll` has something to tell.
     watch: AsyncFd<OwnedFd>,
+    /// An end of file is the end, and not a pause.
+    ends: bool,
 }
 
 impl Port {
-    /// Watches `file`; needs a running tokio runtime.
+    /// The virtio-serial port; needs a running tokio runtime.
+    ///
+    /// Its end of file is no event: the kernel learns that the host's side is open on another queue
+    /// than its bytes, so a read may find the first bytes and then "closed". A host that begins anew
+    /// is known by what it says ([`banger_wire::mux::begins_channel`]).
     ///
     /// # Errors
     /// Those of fcntl(2) and epoll(7).
-    pub(crate) fn new(file: OwnedFd) -> io::Result<Port> {
+    pub(crate) fn serial(file: OwnedFd) -> io::Result<Port> {
+        Port::new(file, false)
+    }
+
+    /// A stream socket; needs a running tokio runtime.
+    ///
+    /// # Errors
+    /// Those of fcntl(2) and epoll(7).
+    pub(crate) fn socket(file: OwnedFd) -> io::Result<Port> {
+        Port::new(file, true)
+    }
+
+    fn new(file: OwnedFd, ends: bool) -> io::Result<Port> {
         let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
         fcntl(&file, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let events = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
         epoll.add(&file, EpollEvent::new(events, 0))?;
         let watch = sys::watch(epoll.0.try_clone()?, Interest::READABLE)?;
-        Ok(Port { file, epoll, watch })
+        Ok(Port {
+            file,
+            epoll,
+            watch,
+            ends,
+        })
     }
 
     /// Reads what is there.
@@ -55,6 +78,7 @@ impl Port {
     /// Those of read(2).
     pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<Step> {
         match nix::unistd::read(&self.file, buffer) {
+            Ok(0) if !self.ends => Ok(Step::Blocked),
             Ok(0) | Err(Errno::ECONNRESET) => Ok(Step::Closed),
             Ok(n) => Ok(Step::Moved(n)),
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(Step::Blocked),

@@ -49,25 +49,13 @@ impl Agent {
         })
     }
 
-    /// Serves one connection of the host until it ends; then every call of it has ended, too.
+    /// Serves the host on `port` until the channel ends; then every call on it has ended, too. A
+    /// host that begins anew on the same port is served without a return.
     pub(crate) async fn serve(self: &Rc<Self>, port: &Port) -> ChannelError {
-        self.channel.restart();
-        let ready = Event::Ready {
-            protocol: PROTOCOL,
-            version: VERSION.to_owned(),
-            uptime_ms: uptime().as_millis() as u64,
-        };
-        {
-            let mut events = self.events.borrow_mut();
-            events.retain(|event| !matches!(event, Event::Ready { .. }));
-            events.push_front(ready);
-        }
-        let events = spawn_local(Rc::clone(self).push_events());
         let ended = self
             .channel
             .run(port, |stream, number| self.opened(stream, number))
             .await;
-        events.abort();
         self.channel.restart();
         ended
     }
@@ -80,15 +68,33 @@ impl Agent {
         }
     }
 
-    async fn push_events(self: Rc<Self>) {
-        let Ok(stream) = self.channel.open(port::EVENTS) else {
-            return;
+    /// Tells every host that connects that the agent is ready, and what happened since.
+    pub(crate) async fn push_events(self: Rc<Self>) {
+        loop {
+            let generation = self.channel.generation();
+            if let Ok(stream) = self.channel.open(port::EVENTS) {
+                self.push_events_to(&stream).await;
+            }
+            self.channel.restarted_since(generation).await;
+        }
+    }
+
+    async fn push_events_to(&self, stream: &Stream) {
+        let ready = Event::Ready {
+            protocol: PROTOCOL,
+            version: VERSION.to_owned(),
+            uptime_ms: uptime().as_millis() as u64,
         };
+        if stream.send(&line(&ready)).await == Err(Gone) {
+            return;
+        }
         loop {
             let next = self.events.borrow().front().cloned();
             let Some(event) = next else {
-                self.events_changed.notified().await;
-                continue;
+                tokio::select! {
+                    () = self.events_changed.notified() => continue,
+                    () = stream.ended() => return,
+                }
             };
             if stream.send(&line(&event)).await == Err(Gone) {
                 return;

@@ -28,7 +28,7 @@ fn send(message: String) -> Result<(), String> {
     let file = virtio_port::open().map_err(|e| e.to_string())?;
     let runtime = runtime().map_err(|e| e.to_string())?;
     let reporting = async {
-        let port = Port::new(file.into()).map_err(|e| e.to_string())?;
+        let port = Port::serial(file.into()).map_err(|e| e.to_string())?;
         let channel = Channel::new();
         let stream = channel.open(port::EVENTS).map_err(|e| e.to_string())?;
         let sending = async {
@@ -36,22 +36,13 @@ fn send(message: String) -> Result<(), String> {
             stream.accepted().await;
             sent
         };
-        // The host's side may not be open yet: then run() ends at once and is tried again.
-        let running = async {
-            loop {
-                channel.run(&port, |_, _| {}).await;
-                if port.changed().await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            }
-        };
         tokio::select! {
             sent = timeout(PATIENCE, sending) => match sent {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(_)) => Err("the host refused the message".to_owned()),
                 Err(_) => Err("the host did not accept the message in time".to_owned()),
             },
-            () = running => Ok(()),
+            error = channel.run(&port, |_, _| {}) => Err(error.to_string()),
         }
     };
     LocalSet::new().block_on(&runtime, reporting)
