@@ -348,18 +348,18 @@ mod tests {
     #[test]
     fn the_distributions_own_sources_are_chosen() {
         let targets = [
-            target("http://deb.debian.org/debian/", "bookworm", "Debian"),
+            target("http://archive.example/debian/", "bookworm", "Debian"),
             target(
-                "http://deb.debian.org/debian/",
+                "http://archive.example/debian/",
                 "bookworm-updates",
                 "Debian",
             ),
             target(
-                "http://deb.debian.org/debian/",
+                "http://archive.example/debian/",
                 "bookworm-backports",
                 "Debian Backports",
             ),
-            target("http://deb.debian.org/debian/", "sid", "Debian"),
+            target("http://archive.example/debian/", "sid", "Debian"),
             target(
                 "https://download.docker.com/linux/debian/",
                 "bookworm",
@@ -376,8 +376,8 @@ mod tests {
         assert_eq!(
             lines(&targets, Some("/k.gpg")),
             [
-                "deb [signed-by=/k.gpg] http://deb.debian.org/debian/ bookworm main",
-                "deb [signed-by=/k.gpg] http://deb.debian.org/debian/ bookworm-updates main",
+                "deb [signed-by=/k.gpg] http://archive.example/debian/ bookworm main",
+                "deb [signed-by=/k.gpg] http://archive.example/debian/ bookworm-updates main",
             ]
         );
         // A mirror that was signed anew names another origin.

@@ -100,7 +100,7 @@ mod tests {
         for good in [
             file("/etc/banger-nonce"),
             include("libstdc++6"),
-            mirror("http://deb.debian.org/debian"),
+            mirror("http://archive.example/debian"),
             suite("bookworm"),
         ] {
             good.check().unwrap();
