@@ -91,7 +91,7 @@ fn kernel(arguments: &mut Arguments, plan: &LaunchPlan<'_>) -> Result<(), VmErro
     arguments.pair("-initrd", text(plan.initrd)?);
     let mut options =
         "console=ttyS0 quiet panic=-1 reboot=t i8042.noaux i8042.nokbd i8042.dumbkbd \
-                       i8042.nopnp random.trust_cpu=on rdinit=/init"
+                       i8042.nopnp cryptomgr.notests random.trust_cpu=on rdinit=/init"
             .to_owned();
     if plan.acceleration == Acceleration::Tcg {
         // Emulation has no speculation to mitigate, and its TSC needs no calibration.
