@@ -361,7 +361,7 @@ mod tests {
             ),
             target("http://archive.example/debian/", "sid", "Debian"),
             target(
-                "https://download.docker.com/linux/debian/",
+                "https://packages.example/linux/debian/",
                 "bookworm",
                 "Docker",
             ),
