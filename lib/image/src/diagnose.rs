@@ -99,10 +99,6 @@ impl Diagnose for Error {
                     .into()
             }
             Error::Build {
-                source: lib_fs::Error::Limit { .. },
-                ..
-            } => "the image is larger than an image should be; see --help for limits".into(),
-            Error::Build {
                 source: lib_fs::Error::Write(source),
                 ..
             }
