@@ -28,6 +28,7 @@ pub struct StdinRecords<R> {
     reader: BufReader<R>,
     expected: &'static str,
     line: u64,
+    ended: bool,
 }
 
 impl StdinRecords<io::Stdin> {
@@ -43,6 +44,7 @@ impl<R: Read> StdinRecords<R> {
             reader: BufReader::new(reader),
             expected,
             line: 0,
+            ended: false,
         }
     }
 
@@ -91,8 +93,14 @@ impl<R: Read> StdinRecords<R> {
 impl<R: Read> Iterator for StdinRecords<R> {
     type Item = Result<Record, Failure>;
 
+    /// The first error is the last item: what follows a line that is no record cannot be trusted.
     fn next(&mut self) -> Option<Self::Item> {
-        self.next_record().transpose()
+        if self.ended {
+            return None;
+        }
+        let next = self.next_record().transpose();
+        self.ended = !matches!(next, Some(Ok(_)));
+        next
     }
 }
 
@@ -117,6 +125,7 @@ mod tests {
             error.contains("VM records were expected") && error.contains("hint:"),
             "{error}"
         );
+        assert_eq!(StdinRecords::from_reader(&b""[..], "VM").count(), 1);
         let error = all("\nhello\n").unwrap_err();
         assert!(
             error.contains("line 2 of standard input is no record"),
