@@ -2,7 +2,6 @@
 
 mod cli;
 mod commands;
-mod names;
 
 use std::process::ExitCode;
 

@@ -1,14 +1,13 @@
 //! `banger-image delete`.
 
-use lib_cli::{Failure, Session};
+use lib_cli::{Failure, Kind, Session, for_each, selectors};
 use lib_store::StoreError;
 
 use crate::cli::DeleteArgs;
-use crate::names::{for_each, selectors};
 
 /// Deletes the images and prints their last records.
 pub(crate) fn run(session: &mut Session, args: &DeleteArgs) -> Result<(), Failure> {
-    let selectors = selectors(&args.images, "image")?;
+    let selectors = selectors(&args.images, Kind::Image)?;
     let mut store = session.store()?;
     let mut locks = session.locks();
     for_each(selectors, |name| {

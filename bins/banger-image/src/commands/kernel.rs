@@ -1,12 +1,11 @@
 //! `banger-image kernel`.
 
-use lib_cli::{Failure, Session};
+use lib_cli::{Failure, Kind, Session, for_each, selectors};
 use lib_kernel::ImportKernel;
 use lib_model::KernelRecord;
 use lib_store::{Store, StoreError};
 
 use crate::cli::{KernelDeleteArgs, KernelImportArgs, KernelsArgs};
-use crate::names::{for_each, selectors};
 
 /// Imports a kernel and prints its record.
 pub(crate) fn import(session: &mut Session, args: &KernelImportArgs) -> Result<(), Failure> {
@@ -36,14 +35,14 @@ pub(crate) fn list(session: &mut Session) -> Result<(), Failure> {
 
 /// Shows everything about the kernels.
 pub(crate) fn show(session: &mut Session, args: &KernelsArgs) -> Result<(), Failure> {
-    let selectors = selectors(&args.kernels, "kernel")?;
+    let selectors = selectors(&args.kernels, Kind::Kernel)?;
     let store = session.store()?;
     for_each(selectors, |name| session.output.show(store.kernel(name)?))
 }
 
 /// Deletes the kernels and prints their last records.
 pub(crate) fn delete(session: &mut Session, args: &KernelDeleteArgs) -> Result<(), Failure> {
-    let selectors = selectors(&args.kernels, "kernel")?;
+    let selectors = selectors(&args.kernels, Kind::Kernel)?;
     let mut store = session.store()?;
     let mut locks = session.locks();
     for_each(selectors, |name| {

@@ -1,27 +1,27 @@
 //! `banger-vm delete`.
 
-use lib_cli::{Failure, Session};
+use lib_cli::{Failure, Kind, Session, selectors};
 use lib_model::Exit;
+use lib_store::StoreError;
 
 use crate::cli::DeleteArgs;
-use crate::target;
 
 /// Removes the VMs and their disks, and prints their last records.
 pub(crate) fn run(session: &mut Session, args: &DeleteArgs) -> Result<(), Failure> {
     let mut store = session.store()?;
     let mut locks = session.locks();
-    for selector in target::selectors(&args.vms.vms)? {
-        let vm = match store.vm(&selector?) {
-            Err(lib_store::StoreError::NotFound { .. }) if args.if_exists => continue,
+    lib_cli::for_each(selectors(&args.vms.vms, Kind::Vm)?, |name| {
+        let vm = match store.vm(name) {
+            Err(StoreError::NotFound { .. }) if args.if_exists => return Ok(()),
             vm => vm?,
         };
         let guard = locks.vm(&vm.id)?;
         if let Err(error) = lib_vm::delete(&mut store, &guard, &vm, args.force) {
             let failure = Failure::from(error);
             return Err(if failure.status() == u8::from(Exit::Busy) {
+                let name = &vm.name;
                 failure.hint(format!(
-                    "banger-vm stop {0}   (or: banger-vm delete --force {0})",
-                    vm.name
+                    "banger-vm stop {name}   (or: banger-vm delete --force {name})"
                 ))
             } else {
                 failure
@@ -30,7 +30,6 @@ pub(crate) fn run(session: &mut Session, args: &DeleteArgs) -> Result<(), Failur
         drop(guard);
         session
             .output
-            .emit(lib_vm::record(&session.context, &vm, true))?;
-    }
-    Ok(())
+            .emit(lib_vm::record(&session.context, &vm, true))
+    })
 }

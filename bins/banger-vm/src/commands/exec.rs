@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use banger_wire::monitor::file;
-use lib_cli::{Failure, Session};
+use lib_cli::{Failure, Kind, Session, selectors};
 use lib_guest::{Exec, Guest, Io, RawTerminal, Signals, Sink, TerminalSize, terminal_size};
 use lib_model::Exit;
 use lib_store::{Store, VmRow};
@@ -13,7 +13,6 @@ use lib_vm::{Life, VmError};
 
 use crate::OWN_FAILURE;
 use crate::cli::{ExecArgs, ProcessArgs};
-use crate::target;
 
 /// What the command reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +51,7 @@ fn run_inner(session: &mut Session, args: ExecArgs) -> Result<u8, Failure> {
     } else {
         Input::ours(&args.process)
     };
-    let selectors = target::selectors(&named)?;
+    let selectors = selectors(&named, Kind::Vm)?;
     let store = open(session)?;
     let mut status = 0;
     for selector in selectors {
