@@ -50,6 +50,8 @@ pub(crate) enum Command {
     /// Remove VMs and their disks
     #[command(visible_alias = "rm")]
     Delete(DeleteArgs),
+    /// Remove what `run` left when it was killed
+    Prune,
     /// List VMs
     #[command(visible_aliases = ["ls", "ps"])]
     List(ListArgs),

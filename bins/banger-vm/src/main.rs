@@ -35,6 +35,7 @@ fn dispatch(session: &mut Session, command: Command) -> Result<u8, Failure> {
         Command::Restart(args) => commands::stop::restart(session, &args).map(|()| done),
         Command::Kill(args) => commands::stop::kill(session, &args).map(|()| done),
         Command::Delete(args) => commands::delete::run(session, &args).map(|()| done),
+        Command::Prune => commands::prune::run(session).map(|()| done),
         Command::List(args) => commands::list::run(session, &args).map(|()| done),
         Command::Show(args) => commands::list::show(session, &args).map(|()| done),
         Command::Logs(args) => commands::logs::run(session, &args).map(|()| done),

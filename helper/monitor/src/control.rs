@@ -35,6 +35,8 @@ struct Client {
     lines: Lines,
     output: Buffer,
     waits: Vec<Wait>,
+    /// The VM ends with this client.
+    tether: bool,
     readable: bool,
     writable: bool,
     hung_up: bool,
@@ -45,6 +47,7 @@ struct Client {
 #[derive(Debug, Default)]
 pub(crate) struct Control {
     clients: HashMap<u64, Client>,
+    tether_broken: bool,
 }
 
 impl Control {
@@ -65,6 +68,7 @@ impl Control {
             lines: Lines::new(MAX_LINE),
             output: Buffer::default(),
             waits: Vec::new(),
+            tether: false,
             readable: true,
             writable: true,
             hung_up: false,
@@ -139,6 +143,18 @@ impl Control {
         }
     }
 
+    /// Makes the VM's life depend on this client.
+    pub(crate) fn tether(&mut self, token: u64) {
+        if let Some(client) = self.clients.get_mut(&token) {
+            client.tether = true;
+        }
+    }
+
+    /// A client that the VM's life depended on is gone.
+    pub(crate) fn tether_broken(&self) -> bool {
+        self.tether_broken
+    }
+
     /// Answers all who wait for this; returns whom.
     pub(crate) fn answer(&mut self, wait: Wait, reply: &ControlReply) -> Vec<u64> {
         let mut answered = Vec::new();
@@ -168,6 +184,7 @@ impl Control {
             }
         }
         if failed || (client.done && client.waits.is_empty() && client.output.is_empty()) {
+            self.tether_broken |= client.tether;
             self.clients.remove(&token);
             return false;
         }

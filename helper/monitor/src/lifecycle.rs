@@ -93,6 +93,9 @@ impl Monitor {
         if self.control.flush(token) {
             self.control_ready.push(token);
         }
+        if self.control.tether_broken() && self.stop != Stop::Killed {
+            self.kill();
+        }
     }
 
     fn control_request(&mut self, token: u64, request: Request) {
@@ -101,13 +104,10 @@ impl Monitor {
             return self.control.reply(token, &reply);
         }
         match request {
-            Ok(ControlRequest::Status) => {
-                let streams = self.agent.as_ref().map_or(0, |agent| agent.streams());
-                let reply = ControlReply::Status {
-                    phase: self.phase(),
-                    streams: u32::try_from(streams).unwrap_or(u32::MAX),
-                };
-                self.control.reply(token, &reply);
+            Ok(ControlRequest::Status) => self.reply_status(token),
+            Ok(ControlRequest::Tether) => {
+                self.control.tether(token);
+                self.reply_status(token);
             }
             Ok(ControlRequest::WaitReady) => match (&self.ready, &self.witness.guest_message) {
                 (Some(ready), _) => self.control.reply(token, &ready.reply()),
@@ -129,6 +129,15 @@ impl Monitor {
             }
             Err(message) => self.control.reply(token, &ControlReply::Error { message }),
         }
+    }
+
+    fn reply_status(&mut self, token: u64) {
+        let streams = self.agent.as_ref().map_or(0, |agent| agent.streams());
+        let reply = ControlReply::Status {
+            phase: self.phase(),
+            streams: u32::try_from(streams).unwrap_or(u32::MAX),
+        };
+        self.control.reply(token, &reply);
     }
 
     /// Answers all who wait for this.

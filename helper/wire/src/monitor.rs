@@ -101,6 +101,9 @@ pub enum ControlRequest {
     },
     /// SIGKILL at once; answers [`ControlReply::Exited`].
     Kill,
+    /// From now on the VM lives only as long as this connection: when it closes, however the client
+    /// ended, the VMM is killed. Answers [`ControlReply::Status`].
+    Tether,
 }
 
 /// Answers on the control socket.

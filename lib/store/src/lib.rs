@@ -5,6 +5,7 @@
 
 mod context;
 mod error;
+mod file_lock;
 mod image_rows;
 mod kernel_rows;
 mod locks;
@@ -15,6 +16,7 @@ mod vm_rows;
 
 pub use context::Context;
 pub use error::{StoreError, io_error};
+pub use file_lock::FileLock;
 pub use image_rows::NewImage;
 pub use kernel_rows::NewKernel;
 pub use locks::{CreateGuard, Holder, ImagesGuard, LeafGuard, Locks, VmGuard};

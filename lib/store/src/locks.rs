@@ -11,21 +11,27 @@
 //! # Ok(()) }
 //! ```
 //!
-//! The files are locked with open file description locks (fcntl(2), F_OFD_SETLK): they fall when
-//! the last descriptor closes, whatever kills the process. Lock files are never removed.
+//! The other way round it does:
+//!
+//! ```no_run
+//! # fn right(mut locks: lib_store::Locks, id: &lib_model::VmId) -> Result<(), lib_store::StoreError> {
+//! let mut vm = locks.vm(id)?;
+//! let create = vm.create()?; // create after vm[id]
+//! drop(create);
+//! # Ok(()) }
+//! ```
+//!
+//! Lock files are never removed.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::marker::PhantomData;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use lib_model::VmId;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::libc;
 use serde::{Deserialize, Serialize};
 
-use crate::{Context, StoreError, io_error, now_ms};
+use crate::{Context, FileLock, StoreError, io_error, now_ms};
 
 /// Who holds a lock, as written into its file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +76,22 @@ impl Locks {
         })
     }
 
+    /// `vm[id]` if nobody holds it, for work that can as well be done later.
+    ///
+    /// # Errors
+    /// When the lock file cannot be opened or locked.
+    pub fn try_vm(&mut self, id: &VmId) -> Result<Option<VmGuard<'_>>, StoreError> {
+        let path = self.directory.join("vm").join(id.as_str());
+        let Some(mut lock) = FileLock::try_take(&path).map_err(io_error("lock", &path))? else {
+            return Ok(None);
+        };
+        write_holder(lock.file()).map_err(io_error("write", &path))?;
+        Ok(Some(VmGuard {
+            _file: lock,
+            locks: self,
+        }))
+    }
+
     /// `create`: milliseconds, for the re-check of a name and the row.
     ///
     /// # Errors
@@ -103,21 +125,21 @@ impl Locks {
         })
     }
 
-    fn take(&self, name: &str) -> Result<File, StoreError> {
+    fn take(&self, name: &str) -> Result<FileLock, StoreError> {
         let path = self.directory.join(name);
-        let mut file = open_lock_file(&path)?;
-        if !try_lock(&file).map_err(io_error("lock", &path))? {
-            (self.waiting)(name, read_holder(&mut file).as_ref());
-            lock_and_wait(&file).map_err(io_error("lock", &path))?;
+        let mut lock = FileLock::open(&path).map_err(io_error("open the lock file", &path))?;
+        if !lock.try_lock().map_err(io_error("lock", &path))? {
+            (self.waiting)(name, read_holder(lock.file()).as_ref());
+            lock.lock().map_err(io_error("lock", &path))?;
         }
-        write_holder(&mut file).map_err(io_error("write", &path))?;
-        Ok(file)
+        write_holder(lock.file()).map_err(io_error("write", &path))?;
+        Ok(lock)
     }
 }
 
 /// Holds `vm[id]`.
 pub struct VmGuard<'a> {
-    _file: File,
+    _file: FileLock,
     locks: &'a mut Locks,
 }
 
@@ -141,60 +163,20 @@ impl VmGuard<'_> {
 
 /// Holds `create`.
 pub struct CreateGuard<'a> {
-    _file: File,
+    _file: FileLock,
     _order: PhantomData<&'a mut Locks>,
 }
 
 /// Holds `images`.
 pub struct ImagesGuard<'a> {
-    _file: File,
+    _file: FileLock,
     _order: PhantomData<&'a mut Locks>,
 }
 
 /// Holds a leaf lock.
 pub struct LeafGuard<'a> {
-    _file: File,
+    _file: FileLock,
     _order: PhantomData<&'a mut Locks>,
-}
-
-pub(crate) fn open_lock_file(path: &Path) -> Result<File, StoreError> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(OFlag::O_NOFOLLOW.bits())
-        .open(path)
-        .map_err(io_error("open the lock file", path))
-}
-
-pub(crate) fn try_lock(file: &File) -> std::io::Result<bool> {
-    match fcntl(file, FcntlArg::F_OFD_SETLK(&whole_file())) {
-        Ok(_) => Ok(true),
-        Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn lock_and_wait(file: &File) -> std::io::Result<()> {
-    loop {
-        match fcntl(file, FcntlArg::F_OFD_SETLKW(&whole_file())) {
-            Ok(_) => return Ok(()),
-            Err(nix::errno::Errno::EINTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-fn whole_file() -> libc::flock {
-    libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    }
 }
 
 fn read_holder(file: &mut File) -> Option<Holder> {
@@ -220,6 +202,7 @@ fn write_holder(file: &mut File) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
     use std::sync::mpsc;
 
     fn context(base: &Path) -> Context {

@@ -8,15 +8,14 @@ use std::path::{Path, PathBuf};
 
 use lib_model::ImageId;
 
-use crate::locks::{open_lock_file, try_lock};
-use crate::{Context, StoreError, io_error, private_dir};
+use crate::{Context, FileLock, StoreError, io_error, private_dir};
 
 /// A directory under `staging/`; removed with everything in it unless it is published.
 #[derive(Debug)]
 pub struct Staged {
     directory: PathBuf,
     lock_path: PathBuf,
-    _lock: File,
+    _lock: FileLock,
 }
 
 impl Staged {
@@ -29,12 +28,11 @@ impl Staged {
         loop {
             let id = ImageId::random().map_err(io_error("name a directory in", &base))?;
             let lock_path = base.join(format!("{id}.lock"));
-            let lock = open_lock_file(&lock_path)?;
-            let locked = try_lock(&lock).map_err(io_error("lock", &lock_path))?;
+            let lock = FileLock::try_take(&lock_path).map_err(io_error("lock", &lock_path))?;
             // A sweeper may have taken and removed the file between its creation and our lock.
-            if !locked || !is_the_file_at(&lock, &lock_path) {
+            let Some(lock) = lock.filter(|lock| lock.is_at(&lock_path)) else {
                 continue;
-            }
+            };
             let directory = base.join(id.as_str());
             private_dir(&directory)?;
             return Ok(Staged {
@@ -69,14 +67,6 @@ impl Drop for Staged {
     }
 }
 
-fn is_the_file_at(file: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    match (file.metadata(), fs::symlink_metadata(path)) {
-        (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
-        _ => false,
-    }
-}
-
 /// Removes what dead processes left in `staging/` and everything in `trash/`.
 pub(crate) fn sweep(context: &Context) {
     let staging = context.staging();
@@ -85,13 +75,9 @@ pub(crate) fn sweep(context: &Context) {
         let Some(name) = name.to_str() else { continue };
         let id = name.strip_suffix(".lock").unwrap_or(name);
         let lock_path = staging.join(format!("{id}.lock"));
-        let Ok(lock) = File::options().read(true).write(true).open(&lock_path) else {
-            if !lock_path.exists() {
-                let _ = fs::remove_dir_all(staging.join(id));
-            }
-            continue;
-        };
-        if matches!(try_lock(&lock), Ok(true)) {
+        if !lock_path.exists() {
+            let _ = fs::remove_dir_all(staging.join(id));
+        } else if let Ok(Some(_lock)) = FileLock::try_take(&lock_path) {
             let _ = fs::remove_dir_all(staging.join(id));
             let _ = fs::remove_file(&lock_path);
         }

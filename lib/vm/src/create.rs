@@ -5,10 +5,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::str::FromStr;
 
 use lib_model::{ByteSize, ImageRecord, KernelRecord, VmId, VmName};
-use lib_store::{Locks, NewVm, Store, StoreError, VmGuard, VmRow, VmSpec};
+use lib_store::{FileLock, Locks, NewVm, Store, StoreError, VmGuard, VmRow, VmSpec};
 
 use crate::error::io_error;
 use crate::{Accel, VmError, driver, names};
+
+/// In the directory of an ephemeral VM: held by the command that made it.
+pub(crate) const OWNER_LOCK: &str = "owner.lock";
 
 /// How a VM reaches the world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -95,6 +98,15 @@ impl CreateRequest {
     }
 }
 
+/// A VM that was made.
+#[derive(Debug)]
+pub struct Created {
+    /// Its row.
+    pub vm: VmRow,
+    /// Of an ephemeral one: says that its maker lives. Keep it; see [`crate::sweep`].
+    pub owner: Option<FileLock>,
+}
+
 /// Makes a stopped VM.
 ///
 /// # Errors
@@ -105,7 +117,7 @@ pub fn create(
     image: &ImageRecord,
     kernel: &KernelRecord,
     request: &CreateRequest,
-) -> Result<VmRow, VmError> {
+) -> Result<Created, VmError> {
     request.check()?;
     driver("qemu").program()?;
     let base = store.context().data().to_owned();
@@ -113,7 +125,7 @@ pub fn create(
     let mut guard = locks.vm(&id)?;
     let vm = reserve(store, &mut guard, image, kernel, request, &id)?;
     match make_files(store, &vm) {
-        Ok(()) => Ok(vm),
+        Ok(owner) => Ok(Created { vm, owner }),
         Err(error) => {
             // The first error is the one that helps; what remains is swept with the row gone.
             let _ = store.delete_vm(&guard, &id);
@@ -168,7 +180,7 @@ fn reserve(
     unreachable!("the loop ends by returning")
 }
 
-fn make_files(store: &Store, vm: &VmRow) -> Result<(), VmError> {
+fn make_files(store: &Store, vm: &VmRow) -> Result<Option<FileLock>, VmError> {
     let directory = store.context().vm(&vm.id);
     lib_store::private_dir(&directory)?;
     let path = directory.join("data.img");
@@ -195,9 +207,17 @@ fn make_files(store: &Store, vm: &VmRow) -> Result<(), VmError> {
         source,
     })?;
     disk.sync_all().map_err(io_error("sync", &path))?;
+    let owner = match vm.spec.ephemeral {
+        true => {
+            let path = directory.join(OWNER_LOCK);
+            FileLock::try_take(&path).map_err(io_error("lock", &path))?
+        }
+        false => None,
+    };
     File::open(&directory)
         .and_then(|d| d.sync_all())
-        .map_err(io_error("sync", &directory))
+        .map_err(io_error("sync", &directory))?;
+    Ok(owner)
 }
 
 fn memory_total() -> Option<u64> {

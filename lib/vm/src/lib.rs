@@ -18,13 +18,15 @@ mod program;
 mod qemu;
 mod start;
 mod stop;
+mod sweep;
 
 pub use accel::{Accel, Acceleration};
 pub use boot_report::console_tail;
 pub use control::{Control, Interrupt};
-pub use create::{CreateRequest, Network, create};
+pub use create::{CreateRequest, Created, Network, create};
 pub use driver::{DiskPlan, Driver, LaunchPlan, driver};
 pub use error::VmError;
 pub use liveness::{Life, life, record};
 pub use start::{Started, preflight, start};
 pub use stop::{delete, kill, kill_now, stop};
+pub use sweep::sweep;

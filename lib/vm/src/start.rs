@@ -22,12 +22,13 @@ const CONSOLE_LIMIT: u64 = 4 << 20;
 const LEAST_FREE_SPACE: u64 = 64 << 20;
 
 /// What a start came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Started {
     /// It was not running before.
     pub changed: bool,
-    /// From the VMM's start to a guest that serves commands, when it was waited for.
-    pub boot: Option<Duration>,
+    /// From the VMM's start to a guest that serves commands.
+    pub boot: Duration,
+    /// Of an ephemeral VM: it is killed when this is dropped, or its holder dies.
+    pub tether: Option<Control>,
 }
 
 /// Checks what a start will need, before anything is made.
@@ -83,11 +84,16 @@ pub fn start(
             true
         }
     };
-    match wait_ready(context, vm, patience, interrupt) {
-        Ok(boot) => Ok(Started {
+    let ready = tether(context, vm).and_then(|tether| {
+        let boot = wait_ready(context, vm, patience, interrupt)?;
+        Ok(Started {
             changed,
-            boot: Some(boot),
-        }),
+            boot,
+            tether,
+        })
+    });
+    match ready {
+        Ok(started) => Ok(started),
         Err(error) => {
             if changed {
                 // Why it failed matters more than how its end went.
@@ -95,6 +101,23 @@ pub fn start(
             }
             Err(error)
         }
+    }
+}
+
+/// Binds the life of an ephemeral VM to ours. A VM that is gone already is for [`wait_ready`] to
+/// explain.
+fn tether(context: &Context, vm: &VmRow) -> Result<Option<Control>, VmError> {
+    if !vm.spec.ephemeral {
+        return Ok(None);
+    }
+    let Ok(mut control) = Control::connect(context, vm) else {
+        return Ok(None);
+    };
+    let patience = Some(Duration::from_secs(10));
+    match control.ask(&ControlRequest::Tether, patience, &Interrupt::never()) {
+        Ok(_) => Ok(Some(control)),
+        Err(VmError::Monitor { .. }) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use banger_wire::monitor::{ControlReply, ControlRequest, ExitRecord, file};
-use lib_store::{Context, Store, VmGuard, VmRow};
+use lib_store::{Context, FileLock, Store, VmGuard, VmRow};
 use nix::sys::signal::{Signal, kill as send_signal};
 use nix::unistd::Pid;
 
 use crate::error::io_error;
 use crate::holders::holders;
-use crate::liveness::wait_unlocked;
 use crate::{Control, Interrupt, Life, VmError, life};
 
 /// Asks the guest to shut down, then the VMM to quit, then kills it. `None`: it was not running.
@@ -131,7 +130,8 @@ fn kill_holders(context: &Context, vm: &VmRow) {
     }
 }
 
+/// Taking the lock for a moment disturbs nobody: only who holds `vm[id]` may start the VM.
 fn wait_dead(context: &Context, vm: &VmRow) -> Result<(), VmError> {
     let path = context.vm(&vm.id).join(file::ALIVE_LOCK);
-    wait_unlocked(&path).map_err(io_error("wait for", path))
+    FileLock::wait_free(&path).map_err(io_error("wait for", path))
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use lib_cli::{Failure, Session, StdinRecords, stdin_is_data};
 use lib_model::{ImageRecord, Progress, Record, VmName};
 use lib_store::{Locks, Store, VmRow};
-use lib_vm::{CreateRequest, Interrupt, VmError};
+use lib_vm::{Control, CreateRequest, Created, Interrupt, VmError};
 
 use crate::cli::{CreateArgs, MachineArgs};
 use crate::resolve;
@@ -77,7 +77,7 @@ fn one(
     name: Option<&VmName>,
     args: &CreateArgs,
 ) -> Result<(), Failure> {
-    let vm = machine(session, store, locks, image, name, &args.machine, false)?;
+    let vm = machine(session, store, locks, image, name, &args.machine, false)?.vm;
     if !args.no_start {
         boot(session, store, locks, &vm, args.machine.boot_timeout)?;
     }
@@ -95,7 +95,8 @@ pub(crate) fn machine(
     name: Option<&VmName>,
     args: &MachineArgs,
     ephemeral: bool,
-) -> Result<VmRow, Failure> {
+) -> Result<Created, Failure> {
+    lib_vm::sweep(store, locks)?;
     lib_vm::preflight(&session.context, "qemu", args.accel())?;
     if let Some(name) = name
         && store.vm_names()?.iter().any(|taken| taken == name.as_str())
@@ -121,14 +122,15 @@ pub(crate) fn machine(
     Ok(lib_vm::create(store, locks, image, &kernel, &request)?)
 }
 
-/// Boots a VM that was just made; takes it back when that fails or is interrupted.
+/// Boots a VM that was just made; takes it back when that fails or is interrupted. An ephemeral one
+/// lives as long as what is returned.
 pub(crate) fn boot(
     session: &Session,
     store: &mut Store,
     locks: &mut Locks,
     vm: &VmRow,
     timeout: u64,
-) -> Result<(), Failure> {
+) -> Result<Option<Control>, Failure> {
     let interrupt =
         Interrupt::install().map_err(|error| Failure::io("take over the signals", error))?;
     let guard = locks.vm(&vm.id)?;
@@ -140,14 +142,9 @@ pub(crate) fn boot(
     match started {
         Ok(started) => {
             step.done("");
-            if let Some(boot) = started.boot {
-                session.detail(&format!(
-                    "{} was ready after {:.2} s",
-                    vm.name,
-                    boot.as_secs_f64()
-                ));
-            }
-            Ok(())
+            let seconds = started.boot.as_secs_f64();
+            session.detail(&format!("{} was ready after {seconds:.2} s", vm.name));
+            Ok(started.tether)
         }
         Err(error) => {
             let interrupted = matches!(error, VmError::Interrupted);

@@ -5,6 +5,7 @@ pub(crate) mod delete;
 pub(crate) mod exec;
 pub(crate) mod list;
 pub(crate) mod logs;
+pub(crate) mod prune;
 pub(crate) mod run;
 pub(crate) mod start;
 pub(crate) mod stop;

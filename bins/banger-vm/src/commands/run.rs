@@ -50,7 +50,7 @@ fn run_inner(session: &mut Session, args: RunArgs) -> Result<u8, Failure> {
     } else {
         Input::ours(&args.process)
     };
-    let vm = create::machine(
+    let created = create::machine(
         session,
         &mut store,
         &mut locks,
@@ -59,7 +59,8 @@ fn run_inner(session: &mut Session, args: RunArgs) -> Result<u8, Failure> {
         &args.machine,
         !args.keep,
     )?;
-    create::boot(
+    let vm = created.vm;
+    let tether = create::boot(
         session,
         &mut store,
         &mut locks,
@@ -75,6 +76,7 @@ fn run_inner(session: &mut Session, args: RunArgs) -> Result<u8, Failure> {
         input,
     );
     let ended = end(session, &mut store, &mut locks, &vm, args.keep);
+    drop((tether, created.owner));
     let status = outcome?;
     ended?;
     Ok(status)

@@ -17,6 +17,7 @@ mod lifecycle;
 mod qemu;
 mod rig;
 mod streams;
+mod tether;
 
 #[test]
 fn fake_vmm() {
