@@ -112,8 +112,10 @@ fn keys(reference: &Reference) -> Vec<String> {
     keys.push(format!("https://{registry}"));
     keys.push(format!("http://{registry}"));
     if registry == "docker.io" {
-        keys.push("https://index.docker.io/v1/".to_owned());
-        keys.push("index.docker.io".to_owned());
+        // What `docker login` without a registry writes.
+        let index = format!("index.{registry}");
+        keys.push(format!("https://{index}/v1/"));
+        keys.push(index);
     }
     keys
 }
@@ -127,9 +129,10 @@ mod tests {
         let encode = |pair: &str| base64::engine::general_purpose::STANDARD.encode(pair);
         let text = format!(
             r#"{{"auths":{{"r.example":{{"auth":"{}"}},"r.example/team":{{"auth":"{}"}},
-            "https://index.docker.io/v1/":{{"auth":"{}"}},"empty.example":{{}}}},"credsStore":"x"}}"#,
+            "https://index.{}/v1/":{{"auth":"{}"}},"empty.example":{{}}}},"credsStore":"x"}}"#,
             encode("a:b"),
             encode("c:d:e"),
+            "docker.io",
             encode("hub:pw"),
         );
         let look = |reference: &str| {
