@@ -4,12 +4,14 @@
 //! cannot disturb its start.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use banger_wire::monitor::{ControlReply, ControlRequest, Handles, Phase, file};
 use lib_model::{SCHEMA, VmRecord, VmState};
 use lib_store::{Context, FileLock, VmRow};
 
+use crate::holders::holders;
 use crate::{Control, Interrupt};
 
 /// What is there of a VM at this moment.
@@ -67,7 +69,11 @@ pub fn record(context: &Context, vm: &VmRow, changed: bool) -> VmRecord {
         disk: vm.spec.disk,
         network: vm.spec.network.clone(),
         vmm: vm.spec.vmm.clone(),
-        pid: handles.as_ref().map(|h| h.vmm_pid),
+        pid: match &handles {
+            Some(handles) => Some(handles.vmm_pid),
+            None if state != VmState::Stopped => vmm(&context.vm(&vm.id).join(file::ALIVE_LOCK)),
+            None => None,
+        },
         created_ms: vm.created_ms,
         started_ms: handles.map(|h| h.started_ms),
         changed,
@@ -79,4 +85,52 @@ fn handles(context: &Context, vm: &VmRow) -> Option<Handles> {
     let text = fs::read(context.vm(&vm.id).join(file::HANDLES)).ok()?;
     let handles: Handles = serde_json::from_slice(&text).ok()?;
     (handles.vm == vm.id.as_str()).then_some(handles)
+}
+
+/// The VMM, asked of the OS: the process with the lock whose parent has it too, or is gone.
+fn vmm(alive_lock: &Path) -> Option<u32> {
+    let pids = holders(alive_lock);
+    let child = pids
+        .iter()
+        .find(|pid| parent(**pid).is_some_and(|parent| pids.contains(&parent)));
+    child
+        .or(pids.first())
+        .and_then(|pid| u32::try_from(*pid).ok())
+}
+
+/// Parent of a process (proc_pid_stat(5), field 4, behind the name in parentheses).
+fn parent(pid: i32) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?
+        .1
+        .split_whitespace()
+        .nth(1)?
+        .parse()
+        .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn a_child_with_the_lock_is_the_vmm() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path().join(file::ALIVE_LOCK);
+        let lock = fs::File::create(&path).unwrap();
+        assert_eq!(vmm(&path), None);
+        let mut child = Command::new("cat")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::from(lock))
+            .spawn()
+            .unwrap();
+        assert_eq!(vmm(&path), Some(child.id()));
+        assert_eq!(
+            parent(i32::try_from(child.id()).unwrap()),
+            i32::try_from(std::process::id()).ok()
+        );
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    }
 }
