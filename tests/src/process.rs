@@ -13,6 +13,11 @@ use nix::unistd::Pid;
 /// A command that takes longer hangs: emulated boots take seconds, on a busy machine tens of them.
 const DEADLINE: Duration = Duration::from_secs(240);
 
+/// A command that prints more does it for ever.
+const OUTPUT_LIMIT: usize = 16 << 20;
+/// As much of an output goes into a failure message.
+const SHOWN: usize = 4000;
+
 /// What a command printed and how it ended.
 #[derive(Debug)]
 pub struct Outcome {
@@ -111,9 +116,15 @@ impl std::fmt::Display for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(f, "$ {}", self.line)?;
         writeln!(f, "[status {} after {:.1?}]", self.status, self.took)?;
-        writeln!(f, "--- stdout\n{}", self.stdout)?;
-        write!(f, "--- stderr\n{}", self.stderr)
+        writeln!(f, "--- stdout\n{}", end_of(&self.stdout))?;
+        write!(f, "--- stderr\n{}", end_of(&self.stderr))
     }
+}
+
+fn end_of(text: &str) -> &str {
+    let start = text.len().saturating_sub(SHOWN);
+    let start = (start..=text.len()).find(|at| text.is_char_boundary(*at));
+    &text[start.unwrap_or(0)..]
 }
 
 #[derive(Debug, Default)]
@@ -168,14 +179,14 @@ impl Running {
             .unwrap_or_else(|error| panic!("cannot start `{line}`: {error}"));
         let shared = Arc::new(Shared::default());
         shared.lock().open = 2;
+        let pid = Pid::from_raw(child.id().cast_signed());
         if let Some(stdout) = child.stdout.take() {
-            read(stdout, shared.clone(), |seen| &mut seen.stdout);
+            read(pid, stdout, shared.clone(), |seen| &mut seen.stdout);
         }
         if let Some(stderr) = child.stderr.take() {
-            read(stderr, shared.clone(), |seen| &mut seen.stderr);
+            read(pid, stderr, shared.clone(), |seen| &mut seen.stderr);
         }
         let stdin = child.stdin.take();
-        let pid = Pid::from_raw(child.id().cast_signed());
         wait(child, shared.clone());
         Running {
             line: line.to_owned(),
@@ -231,8 +242,8 @@ impl Running {
             found(&seen),
             "no {text:?} from `{}`:\n{}\n--- stderr\n{}",
             self.line,
-            String::from_utf8_lossy(&seen.stdout),
-            String::from_utf8_lossy(&seen.stderr)
+            end_of(&String::from_utf8_lossy(&seen.stdout)),
+            end_of(&String::from_utf8_lossy(&seen.stderr))
         );
     }
 
@@ -272,8 +283,8 @@ impl Running {
                 panic!(
                     "`{}` {state}\n--- stdout\n{}\n--- stderr\n{}",
                     self.line,
-                    String::from_utf8_lossy(&seen.stdout),
-                    String::from_utf8_lossy(&seen.stderr)
+                    end_of(&String::from_utf8_lossy(&seen.stdout)),
+                    end_of(&String::from_utf8_lossy(&seen.stderr))
                 );
             }
             seen = match self.shared.changed.wait_timeout(seen, left) {
@@ -295,6 +306,7 @@ impl Drop for Running {
 }
 
 fn read(
+    group: Pid,
     mut stream: impl Read + Send + 'static,
     shared: Arc<Shared>,
     buffer: fn(&mut Seen) -> &mut Vec<u8>,
@@ -303,6 +315,11 @@ fn read(
         let mut chunk = [0; 8192];
         while let Ok(length @ 1..) = stream.read(&mut chunk) {
             shared.change(|seen| buffer(seen).extend_from_slice(&chunk[..length]));
+            if buffer(&mut shared.lock()).len() > OUTPUT_LIMIT {
+                // Gone already is as good.
+                let _ = killpg(group, Signal::SIGKILL);
+                break;
+            }
         }
         shared.change(|seen| seen.open -= 1);
     });

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -39,6 +40,7 @@ impl Sandbox {
         // Socket paths end at 107 bytes: as short as it gets.
         let runtime = tempfile::Builder::new()
             .prefix("b-")
+            .permissions(fs::Permissions::from_mode(0o700))
             .tempdir_in("/tmp")
             .expect("/tmp can be written");
         Sandbox {
@@ -136,18 +138,11 @@ impl Sandbox {
         format!("{bin}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
     }
 
-    /// Starts a shell's command line.
+    /// Starts a shell's command line; begin it with `exec` to send signals to the command.
     #[track_caller]
     pub fn start(&self, line: &str) -> Running {
         let mut shell = self.command("/bin/sh");
-        // `exec` where the line allows it, so that signals reach the command itself.
-        let simple = !line.contains(['|', ';', '&', '<', '>', '(', '=']);
-        let script = if simple {
-            format!("exec {line}")
-        } else {
-            line.to_owned()
-        };
-        shell.args(["-c", &script]);
+        shell.args(["-c", line]);
         Running::spawn(shell, line)
     }
 

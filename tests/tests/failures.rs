@@ -15,7 +15,7 @@ fn what_is_not_there_is_named_with_what_is() {
         sandbox
             .sh(&format!("banger-vm {verb} web-sever"))
             .exits(3)
-            .says("error: no VM `web-sever`")
+            .says("error: there is no VM `web-sever`")
             .hints("web-server");
     }
     sandbox
@@ -156,7 +156,7 @@ fn a_guest_that_never_gets_ready_shows_its_console_and_the_cause() {
         broken.exits(if line.contains("run") { 125 } else { 1 });
         broken
             .says("error: broken did not boot")
-            .says("root")
+            .says("EXT4-fs")
             .says("hint: ");
         // Known at once, not after a timeout.
         assert!(broken.took.as_secs() < 60, "{broken}");

@@ -144,7 +144,7 @@ fn an_index_is_resolved_to_this_machines_platform() {
     assert_eq!(pulled["architecture"], "amd64");
     sandbox
         .sh(&format!("banger-image pull {address}/app:other"))
-        .exits(1)
+        .exits(3)
         .says("s390x");
     // By digest, and not a byte more than asked for.
     let digest = sha256(&image.manifest());
@@ -225,16 +225,29 @@ fn kernels_come_from_packages_and_from_files() {
     sandbox
         .sh(&format!("dpkg-deb --extract {package} unpacked"))
         .ok();
-    let file = sandbox
-        .sh(&format!(
-            "banger-image kernel import --name plain unpacked/boot/vmlinuz-{release}"
-        ))
+    let plain = format!("unpacked/boot/vmlinuz-{release}");
+    sandbox
+        .sh(&format!("banger-image kernel import {plain}"))
+        .exits(1)
+        .says("lacks virtio")
+        .hints("--modules");
+    let modules = format!("--modules unpacked/lib/modules/{release}");
+    let import = format!("banger-image kernel import {modules} --name");
+    let file = sandbox.sh(&format!("{import} plain {plain}")).record();
+    assert_eq!(file["release"], kernel["release"]);
+    assert_eq!(file["modules"], kernel["modules"]);
+    let id = kernel["id"].as_str().unwrap();
+    let elf = sandbox.store().join("kernels").join(id).join("vmlinux");
+    let copy = sandbox.path("vmlinux");
+    fs::copy(elf, &copy).unwrap();
+    let elf = sandbox
+        .sh(&format!("{import} elf {}", copy.display()))
         .record();
     assert_eq!(
-        (&file["release"], &file["modules"]),
-        (&kernel["release"], &0.into()),
-        "{file}"
+        (&elf["release"], &elf["vmlinux"]),
+        (&kernel["release"], &true.into())
     );
+    sandbox.sh("banger-image kernel delete elf").ok();
     assert_eq!(sandbox.sh("banger-image kernel list").records().len(), 2);
     let shown = sandbox.sh("banger-image kernel show plain").record();
     assert_eq!(shown["id"], file["id"]);

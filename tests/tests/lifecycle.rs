@@ -74,11 +74,9 @@ fn data_survives_a_stop_and_the_image_never_changes() {
     sandbox.sh(&format!("e2fsck -fn {}", data.display())).ok();
 
     let logs = sandbox.sh("banger-vm logs web");
-    assert!(logs.ok().contains("Linux version"), "{logs}");
-    assert_eq!(
-        sandbox.sh("banger-vm logs -n 2 web").ok().lines().count(),
-        2
-    );
+    assert!(logs.ok().contains("reboot: Power down"), "{logs}");
+    let last = sandbox.sh("banger-vm logs -n 1 web");
+    assert_eq!(last.ok().lines().count(), 1, "{last}");
     sandbox.sh("banger-vm delete web").ok();
     assert!(!data.exists());
     assert_eq!(sha256(&std::fs::read(&image).unwrap()), before);
@@ -299,7 +297,7 @@ fn records_flow_through_pipes() {
     sandbox
         .sh("banger-image list | banger-vm stop")
         .exits(2)
-        .says("a VM record was expected");
+        .says("VM records were expected");
     sandbox
         .sh("true | banger-vm exec -- true")
         .exits(125)

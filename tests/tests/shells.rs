@@ -25,13 +25,14 @@ fn typed(sandbox: &Sandbox, shell: &str, lines: &[&str]) -> Outcome {
 }
 
 /// Each line, completed: it runs `echo` with what stands there.
-const LINES: [(&str, &str); 4] = [
+const LINES: [(&str, &str); 5] = [
     ("banger-vm show alpha-o\t", "show alpha-one"),
     (
         "banger-vm create --no-start bus\t",
         "create --no-start busybox",
     ),
-    ("banger-image show bus\t", "show busybox"),
+    ("banger-image show bus\t", "show busybox:latest"),
+    ("banger-image show busybox:la\t", "show busybox:latest"),
     ("banger-vm sta\talpha-t\t", "start alpha-two"),
 ];
 
@@ -92,8 +93,8 @@ fn fish_completes_live_names() {
         names.collect::<Vec<_>>()
     };
     assert_eq!(complete("banger-vm show alpha"), ["alpha-one", "alpha-two"]);
-    assert_eq!(complete("banger-vm create bus"), ["busybox"]);
-    assert_eq!(complete("banger-image show bus"), ["busybox"]);
+    assert_eq!(complete("banger-vm create bus"), ["busybox:latest"]);
+    assert_eq!(complete("banger-image show bus"), ["busybox:latest"]);
     assert!(complete("banger-vm start ").contains(&"alpha-two".to_owned()));
     assert!(complete("banger-vm sta").contains(&"start".to_owned()));
     assert_eq!(complete("banger vm show alpha-o"), ["alpha-one"]);

@@ -10,6 +10,7 @@ use nix::sys::resource::{Usage, UsageWho, getrusage};
 use tempfile::TempDir;
 
 use crate::build::{self, Profile};
+use crate::demo::runtime_directory;
 use crate::step::{Result, captured, go_on, line, run, timed};
 use crate::{fixtures, packages};
 
@@ -61,7 +62,7 @@ impl Bench {
         Ok(Bench {
             fixtures,
             directory: tempfile::Builder::new().prefix("banger-bench-").tempdir()?,
-            runtime: tempfile::Builder::new().prefix("b-").tempdir_in("/tmp")?,
+            runtime: runtime_directory()?,
         })
     }
 

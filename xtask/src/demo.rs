@@ -2,6 +2,7 @@
 //! Nothing is left: store, sockets and registry are of this run.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
@@ -64,7 +65,7 @@ impl Stage {
         let directories = std::iter::once(bin.to_owned()).chain(std::env::split_paths(&path));
         Ok(Stage {
             store: tempfile::Builder::new().prefix("banger-demo-").tempdir()?,
-            runtime: tempfile::Builder::new().prefix("b-").tempdir_in("/tmp")?,
+            runtime: runtime_directory()?,
             path: std::env::join_paths(directories)?,
         })
     }
@@ -177,6 +178,15 @@ impl Stage {
         }
         found
     }
+}
+
+/// Private, and short: socket paths end at 107 bytes.
+pub(crate) fn runtime_directory() -> Result<TempDir> {
+    let directory = tempfile::Builder::new()
+        .prefix("b-")
+        .permissions(fs::Permissions::from_mode(0o700))
+        .tempdir_in("/tmp")?;
+    Ok(directory)
 }
 
 fn nonce() -> Result<String> {
