@@ -17,6 +17,8 @@ pub enum Answer {
     Body(&'static str, Vec<u8>),
     /// As [`Answer::Body`], but the connection ends in the middle.
     Truncated(&'static str, Vec<u8>),
+    /// As [`Answer::Truncated`], but the connection stays open until the client closes it.
+    Stalled(&'static str, Vec<u8>),
     /// The connection is reset before anything is sent.
     Reset,
 }
@@ -137,7 +139,7 @@ fn answer(
     }
     let (status, headers, body) = match &answer {
         Answer::Status(status, headers) => (*status, headers.join("\r\n"), &[][..]),
-        Answer::Body(kind, body) | Answer::Truncated(kind, body) => (
+        Answer::Body(kind, body) | Answer::Truncated(kind, body) | Answer::Stalled(kind, body) => (
             200,
             format!(
                 "Content-Type: {kind}\r\nDocker-Content-Digest: {}",
@@ -159,8 +161,12 @@ fn answer(
     )?;
     let end = match answer {
         _ if method == "HEAD" => 0,
-        Answer::Truncated(..) => body.len() / 2,
+        Answer::Truncated(..) | Answer::Stalled(..) => body.len() / 2,
         _ => body.len(),
     };
-    stream.write_all(&body[..end])
+    stream.write_all(&body[..end])?;
+    if matches!(answer, Answer::Stalled(..)) {
+        reader.read_line(&mut String::new())?;
+    }
+    Ok(())
 }

@@ -58,6 +58,10 @@ fn a_command_has_separate_streams_an_environment_a_directory_and_a_user() {
         ("-N t -- sh -c 'cat; echo end' < /etc/passwd", "end\n"),
         ("t -- cat /proc/1/comm", "init\n"),
         ("t -- hostname", "t\n"),
+        (
+            "t -- sh -c 'grep -c \"^overlay / overlay rw\" /proc/mounts'",
+            "1\n",
+        ),
     ] {
         let outcome = exec(line);
         assert_eq!(outcome.ok(), stdout, "{outcome}");

@@ -1,10 +1,12 @@
 //! Images from registries, archives and tars, good and bad; kernels.
 
 use std::fs;
+use std::time::Duration;
 
 use banger_tests::{
-    Answer, Compression, Entry, FaultyRegistry, Image, Layer, Registry, Sandbox, sha256,
+    Answer, Compression, Entry, FaultyRegistry, Image, Layer, Registry, Sandbox, eventually, sha256,
 };
+use nix::sys::signal::Signal;
 
 fn file(path: &str, content: &str) -> Entry {
     Entry::File(path.into(), 0o644, content.into())
@@ -363,6 +365,79 @@ fn a_fault_that_passes_is_retried() {
     sandbox
         .sh(&format!("banger-image pull {}", registry.reference()))
         .ok();
+}
+
+#[test]
+fn an_interrupted_pull_leaves_nothing_and_says_nothing_wrong() {
+    let sandbox = Sandbox::empty();
+    let registry = FaultyRegistry::serve(&small(), |path| {
+        let kind = "application/octet-stream";
+        path.contains("/blobs/")
+            .then(|| Answer::Stalled(kind, vec![b'x'; 1000]))
+    });
+    let pull = sandbox.start(&format!("exec banger-image pull {}", registry.reference()));
+    eventually("a blob is asked for", Duration::from_secs(20), || {
+        let requests = registry.requests();
+        requests
+            .iter()
+            .any(|path| path.contains("/blobs/"))
+            .then_some(())
+    });
+    pull.signal(Signal::SIGINT);
+    let pull = pull.finish();
+    assert!(
+        [1, 130].contains(&pull.status) && pull.stdout.is_empty(),
+        "{pull}"
+    );
+    assert!(!pull.stderr.contains("panicked"), "{pull}");
+    // The next command sweeps.
+    assert_eq!(sandbox.sh("banger-image list").ok(), "");
+    sandbox.sh("banger-image delete no-such").exits(3);
+    let left = fs::read_dir(sandbox.store().join("staging"))
+        .unwrap()
+        .count();
+    assert_eq!(left, 0);
+}
+
+#[test]
+fn two_pulls_of_one_image_are_one() {
+    let sandbox = Sandbox::empty();
+    let registry = FaultyRegistry::serve(&layered(), |_| None);
+    let line = format!("banger-image pull {}", registry.reference());
+    let pulls: Vec<_> = (0..3).map(|_| sandbox.start(&line)).collect();
+    let records: Vec<_> = pulls
+        .into_iter()
+        .map(|pull| pull.finish().record())
+        .collect();
+    assert!(
+        records
+            .iter()
+            .all(|record| record["id"] == records[0]["id"]),
+        "{records:?}"
+    );
+    let changed = records.iter().filter(|record| record["changed"] == true);
+    assert_eq!(changed.count(), 1, "{records:?}");
+    assert_eq!(sandbox.sh("banger-image list").records().len(), 1);
+}
+
+#[test]
+fn progress_is_shown_on_a_terminal_only() {
+    let sandbox = Sandbox::empty();
+    let registry = sandbox.registry();
+    let image = sandbox.fixtures().debian().unwrap();
+    image.push(registry.address(), "debian", "12").unwrap();
+    let pull = format!("banger-image pull {}/debian:12", registry.address());
+    let terminal = sandbox.sh(&format!("TERM=xterm script -qec '{pull}' /dev/null"));
+    terminal.exits(0);
+    assert!(
+        terminal.stdout.contains("MiB") && terminal.stdout.contains("NAME"),
+        "{terminal}"
+    );
+    let id = sandbox.sh("banger-image list --format ids").ok().to_owned();
+    sandbox.sh(&format!("banger-image delete {id}")).ok();
+    let piped = sandbox.sh(&pull);
+    assert!(!piped.stderr.contains("MiB"), "{piped}");
+    assert_eq!(piped.record()["kind"], "image");
 }
 
 #[test]

@@ -61,7 +61,22 @@ fn data_survives_a_stop_and_the_image_never_changes() {
     let exit = std::fs::read_to_string(sandbox.vm_directory("web").join("exit.json")).unwrap();
     assert!(exit.contains("\"stopped\""), "{exit}");
 
+    // The initramfs of the kernel is made once.
+    let cached = || {
+        let entries = std::fs::read_dir(sandbox.store().join("cache")).unwrap();
+        let files = entries.map(|entry| {
+            let entry = entry.unwrap();
+            (
+                entry.file_name(),
+                entry.metadata().unwrap().modified().unwrap(),
+            )
+        });
+        files.collect::<Vec<_>>()
+    };
+    let made = cached();
+    assert_eq!(made.len(), 1, "{made:?}");
     sandbox.sh("banger-vm start web").ok();
+    assert_eq!(cached(), made);
     let kept = sandbox.sh("banger-vm exec web -- sh -c 'cat /root/file; ls /etc'");
     assert_eq!(kept.ok().lines().next(), Some("kept"), "{kept}");
     assert!(!kept.stdout.lines().any(|line| line == "group"), "{kept}");
