@@ -430,13 +430,13 @@ fn progress_is_shown_on_a_terminal_only() {
     let terminal = sandbox.sh(&format!("TERM=xterm script -qec '{pull}' /dev/null"));
     terminal.exits(0);
     assert!(
-        terminal.stdout.contains("MiB") && terminal.stdout.contains("NAME"),
+        terminal.stdout.contains("MiB/s") && terminal.stdout.contains("NAME"),
         "{terminal}"
     );
     let id = sandbox.sh("banger-image list --format ids").ok().to_owned();
     sandbox.sh(&format!("banger-image delete {id}")).ok();
     let piped = sandbox.sh(&pull);
-    assert!(!piped.stderr.contains("MiB"), "{piped}");
+    assert!(!piped.stderr.contains("MiB/s"), "{piped}");
     assert_eq!(piped.record()["kind"], "image");
 }
 

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use crate::step::{Result, output, run};
 
+/// The helpers are linked statically for this target.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// How the executables are built; the helpers are always small.
@@ -72,26 +73,33 @@ pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
 
 /// Builds the helpers and puts them where the executables look.
 pub(crate) fn helpers() -> Result<()> {
+    // The agent runs in any guest, so it takes nothing from there; the monitor is built with it, to
+    // compile once what both need. With --target, the flags do not reach build scripts and
+    // procedural macros.
+    run(cargo()
+        .args([
+            "build",
+            "--locked",
+            "--profile",
+            "helper",
+            "--target",
+            TARGET,
+        ])
+        .args(["-p", "banger-monitor", "-p", "banger-agent"])
+        .env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
     let target = target()?;
-    let helper = |package| {
-        let mut build = cargo();
-        build.args(["build", "--locked", "--profile", "helper", "-p", package]);
-        build
-    };
-    run(&mut helper("banger-monitor"))?;
-    // It runs in any guest, so it takes nothing from there. With --target, the flags do not reach
-    // build scripts and procedural macros.
-    run(helper("banger-agent")
-        .env("RUSTFLAGS", "-C target-feature=+crt-static")
-        .args(["--target", TARGET]))?;
-    let agent = target.join(TARGET).join("helper/banger-agent");
-    if interpreter(&agent)? {
-        return Err(format!("{} is not static: it names an interpreter", agent.display()).into());
+    let built = target.join(TARGET).join("helper");
+    let helpers = ["banger-monitor", "banger-agent"].map(|name| built.join(name));
+    for helper in &helpers {
+        if interpreter(helper)? {
+            let helper = helper.display();
+            return Err(format!("{helper} is not static: it names an interpreter").into());
+        }
     }
     let libexec = target.join("libexec/banger");
     fs::create_dir_all(&libexec)?;
-    for helper in [target.join("helper/banger-monitor"), agent] {
-        install(&helper, &libexec)?;
+    for helper in &helpers {
+        install(helper, &libexec)?;
     }
     Ok(())
 }

@@ -119,6 +119,8 @@ pub(crate) fn download(name: &str, directory: &Path) -> Result<String> {
     fs::create_dir_all(directory)?;
     run(Command::new("apt-get")
         .args(["download", "-qq", name])
+        // The user _apt cannot enter our directory; without this apt warns, and does it all the same.
+        .args(["-o", "APT::Sandbox::User=root"])
         .current_dir(directory))?;
     let prefix = format!("{name}_");
     for entry in fs::read_dir(directory)? {
