@@ -185,6 +185,7 @@ impl Parts {
             vmm_pid: child.id(),
             boot_id: boot_id.trim().to_owned(),
             started_ms: now_ms(),
+            runtime: Some(launch.runtime.clone()),
         };
         let settled = lock
             .set_inheritable(false)

@@ -82,6 +82,9 @@ pub struct Handles {
     pub boot_id: String,
     /// Launch time, milliseconds since 1970.
     pub started_ms: u64,
+    /// Where its sockets are; another environment may look for them elsewhere.
+    #[serde(default)]
+    pub runtime: Option<PathBuf>,
 }
 
 /// One line on the control socket.

@@ -127,7 +127,7 @@ mod tests {
         assert_eq!(failure.status(), 1);
         assert_eq!(
             printed(&failure),
-            "error: cannot create /x\ncaused by: no storage space\nhint: free some disk space; nothing half-made was kept\n"
+            "error: cannot create /x\ncaused by: no storage space\nhint: free some disk space, then run it again\n"
         );
     }
 

@@ -1,6 +1,6 @@
 //! What a command is about: names on the command line, or records on standard input.
 
-use lib_model::Record;
+use lib_model::{Exit, Record};
 
 use crate::{Failure, StdinRecords, stdin_is_data};
 
@@ -78,7 +78,7 @@ pub fn selectors(names: &[String], kind: Kind) -> Result<Selectors<'_>, Failure>
     )))
 }
 
-/// Acts on each; a failure of one does not keep the others from their turn.
+/// Acts on each; a failure of one does not keep the others from their turn, Ctrl-C does.
 ///
 /// # Errors
 /// The first failure, after all were tried; the others are printed.
@@ -89,9 +89,13 @@ pub fn for_each(
     let mut first: Option<Failure> = None;
     for selector in selectors {
         if let Err(failure) = selector.and_then(|name| act(&name)) {
+            let interrupted = failure.status() == u8::from(Exit::Interrupted);
             match &first {
                 None => first = Some(failure),
                 Some(_) => failure.print(std::io::stderr()),
+            }
+            if interrupted {
+                break;
             }
         }
     }

@@ -45,7 +45,8 @@ impl Session {
         let bars = self.bars.clone();
         let quiet = self.quiet;
         Locks::new(&self.context, move |name, holder| {
-            if quiet {
+            // These are held for milliseconds.
+            if quiet || matches!(name, "create" | "images") {
                 return;
             }
             let who = match holder {

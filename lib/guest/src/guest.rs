@@ -1,6 +1,7 @@
 //! One guest, reached through its VM's agent socket.
 
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -8,13 +9,18 @@ use std::time::{Duration, Instant};
 use banger_wire::agent::{Call, CallError, Exec, Info, Request, kind};
 use banger_wire::frame::{self, Decoder, Frame};
 use banger_wire::{PROTOCOL, port};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::{Error, Result, printable};
 use crate::exec::{Io, Outcome, Session};
+use crate::signals::{Command, Control};
 
 /// How long a guest may take to answer, unless the caller says otherwise. Emulated guests under
 /// load are slow; a guest that is gone answers at once, by a closed socket.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How a [`Deadlined`] says that the caller gave up; no system call fails with it here.
+const GIVEN_UP: io::ErrorKind = io::ErrorKind::Other;
 /// Longest answer to `CONNECT`, in bytes.
 const LONGEST_ANSWER: usize = 256;
 
@@ -51,10 +57,16 @@ impl Guest {
     /// # Errors
     /// [`Error::Connect`], [`Error::Refused`], [`Error::NoAnswer`].
     pub fn dial(&self, port: u32) -> Result<UnixStream> {
-        self.dial_until(port, Instant::now() + self.answer_timeout)
+        self.dial_until(port, Instant::now() + self.answer_timeout, None)
     }
 
-    fn dial_until(&self, port: u32, deadline: Instant) -> Result<UnixStream> {
+    /// Any signal of the caller's gives up: there is no command yet that could get it.
+    fn dial_until<'c>(
+        &self,
+        port: u32,
+        deadline: Instant,
+        control: Option<&'c mut (dyn Control + 'c)>,
+    ) -> Result<UnixStream> {
         let connect = |source| Error::Connect {
             socket: self.socket.clone(),
             source,
@@ -64,7 +76,11 @@ impl Guest {
             port,
             answer: printable(answer),
         };
-        let mut deadlined = self.deadlined(&mut stream, deadline);
+        let mut deadlined = Deadlined {
+            stream: &mut stream,
+            deadline,
+            control,
+        };
         deadlined
             .write_all(format!("CONNECT {port}\n").as_bytes())
             .map_err(|error| self.lost(error))?;
@@ -116,14 +132,18 @@ impl Guest {
     /// # Errors
     /// [`Error::Call`] when the command could not start; see [`Error::status`]. When this returns
     /// early, the guest's command gets SIGHUP and then SIGKILL.
-    pub fn exec(&self, exec: Exec, io: Io<'_>) -> Result<Outcome> {
+    pub fn exec(&self, exec: Exec, mut io: Io<'_>) -> Result<Outcome> {
         let started = Instant::now();
         let answer = started + self.answer_timeout;
         let exec = Exec {
             stdin: io.stdin.is_some(),
             ..exec
         };
-        let stream = self.dial_until(port::AGENT, answer)?;
+        let control = io
+            .control
+            .as_mut()
+            .map(|control| &mut **control as &mut dyn Control);
+        let stream = self.dial_until(port::AGENT, answer, control)?;
         let terminal = exec.terminal.is_some();
         let call = encode(&Request::Exec(exec))?;
         Session::new(stream, call, io, started, self.answer_timeout, terminal)?.run()
@@ -131,8 +151,12 @@ impl Guest {
 
     fn call(&self, request: Request) -> Result<Frame> {
         let deadline = Instant::now() + self.answer_timeout;
-        let mut stream = self.dial_until(port::AGENT, deadline)?;
-        let mut stream = self.deadlined(&mut stream, deadline);
+        let mut stream = self.dial_until(port::AGENT, deadline, None)?;
+        let mut stream = Deadlined {
+            stream: &mut stream,
+            deadline,
+            control: None,
+        };
         stream
             .write_all(&encode(&request)?)
             .map_err(|error| self.lost(error))?;
@@ -154,12 +178,9 @@ impl Guest {
         }
     }
 
-    fn deadlined<'a>(&self, stream: &'a mut UnixStream, deadline: Instant) -> Deadlined<'a> {
-        Deadlined { stream, deadline }
-    }
-
     fn lost(&self, error: io::Error) -> Error {
         match error.kind() {
+            GIVEN_UP => Error::Interrupted,
             io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
                 Error::NoAnswer(self.answer_timeout)
             }
@@ -169,12 +190,14 @@ impl Guest {
 }
 
 /// A stream whose reads and writes all end by one deadline, however slowly bytes trickle in.
-struct Deadlined<'a> {
+struct Deadlined<'a, 'c> {
     stream: &'a mut UnixStream,
     deadline: Instant,
+    /// Says when the caller wants to give up.
+    control: Option<&'c mut (dyn Control + 'c)>,
 }
 
-impl Deadlined<'_> {
+impl Deadlined<'_, '_> {
     fn left(&self) -> io::Result<Option<Duration>> {
         match self.deadline.checked_duration_since(Instant::now()) {
             Some(left) if !left.is_zero() => Ok(Some(left)),
@@ -183,9 +206,40 @@ impl Deadlined<'_> {
     }
 }
 
-impl Read for Deadlined<'_> {
+impl Deadlined<'_, '_> {
+    /// Waits for the stream or the caller's wish to give up, whichever comes first.
+    fn wait_readable(&mut self) -> io::Result<()> {
+        let left = self.left()?.unwrap_or_default();
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let Some(control) = &mut self.control else {
+            return Ok(());
+        };
+        let signalled = {
+            let mut polled = [
+                PollFd::new(self.stream.as_fd(), PollFlags::POLLIN),
+                PollFd::new(control.descriptor(), PollFlags::POLLIN),
+            ];
+            match poll(&mut polled, timeout) {
+                Ok(_) => polled[0].any() != Some(true) && polled[1].any() == Some(true),
+                Err(Errno::EINTR) => false,
+                Err(error) => return Err(error.into()),
+            }
+        };
+        if signalled {
+            while let Some(command) = control.next_command()? {
+                if !matches!(command, Command::Resize(_)) {
+                    return Err(GIVEN_UP.into());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Read for Deadlined<'_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
+            self.wait_readable()?;
             self.stream.set_read_timeout(self.left()?)?;
             match self.stream.read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -195,7 +249,7 @@ impl Read for Deadlined<'_> {
     }
 }
 
-impl Write for Deadlined<'_> {
+impl Write for Deadlined<'_, '_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.stream.set_write_timeout(self.left()?)?;
         self.stream.write(bytes)

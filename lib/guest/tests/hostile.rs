@@ -2,12 +2,13 @@
 #![allow(clippy::unwrap_used)]
 
 use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
 use banger_wire::agent::kind;
 use banger_wire::frame;
-use lib_guest::{Error, Exec, Guest, Io, Outcome};
+use lib_guest::{Command, Control, Error, Exec, Guest, Io, Outcome};
 
 /// A guest that lets `serve` talk to whoever connects.
 fn guest(serve: impl Fn(UnixStream) + Send + 'static) -> (Guest, tempfile::TempDir) {
@@ -150,4 +151,32 @@ fn a_silent_command_is_bounded_by_the_timeout_even_when_kills_are_ignored() {
     };
     assert_eq!(guest.exec(command(), io).unwrap(), Outcome::TimedOut);
     assert!(begun.elapsed() < Duration::from_secs(5));
+}
+
+/// A caller whose signal arrives while nobody answers.
+struct Signalled(std::io::PipeReader, Option<Command>);
+
+impl Control for Signalled {
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    fn next_command(&mut self) -> std::io::Result<Option<Command>> {
+        Ok(self.1.take())
+    }
+}
+
+#[test]
+fn a_signal_gives_up_on_a_monitor_that_does_not_answer() {
+    let (guest, _directory) = guest(says(Vec::new()));
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    writer.write_all(b"x").unwrap();
+    let mut control = Signalled(reader, Some(Command::Signal(2)));
+    let io = Io {
+        control: Some(&mut control),
+        ..Io::default()
+    };
+    let error = guest.exec(command(), io).unwrap_err();
+    assert!(matches!(error, Error::Interrupted), "{error}");
+    assert_eq!(error.status(), 130);
 }

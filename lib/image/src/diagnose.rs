@@ -105,7 +105,7 @@ impl Diagnose for Error {
             | Error::Io { source, .. }
                 if source.kind() == io::ErrorKind::StorageFull =>
             {
-                "free some disk space; nothing half-made was kept".into()
+                "free some disk space, then run it again; what was downloaded whole is kept".into()
             }
             _ => return None,
         };

@@ -19,6 +19,8 @@ pub enum Exit {
     Refused = 5,
     /// A defect in banger.
     Bug = 70,
+    /// The user pressed Ctrl-C, as a shell reports it: 128 and SIGINT.
+    Interrupted = 130,
 }
 
 impl From<Exit> for u8 {

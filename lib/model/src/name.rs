@@ -51,6 +51,13 @@ impl super::Diagnose for NameError {
     }
 }
 
+/// Records are passed on by id, so no name may look like one.
+fn looks_like_an_id(name: &str) -> bool {
+    name.len() == 16 && name.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+const ID_RULE: &str = "16 hexadecimal digits are an id";
+
 impl TryFrom<&str> for VmName {
     type Error = NameError;
 
@@ -66,6 +73,13 @@ impl TryFrom<&str> for VmName {
                 what: "VM",
                 name: name.to_owned(),
                 rule,
+            });
+        }
+        if looks_like_an_id(name) {
+            return Err(NameError::BadCharacter {
+                what: "VM",
+                name: name.to_owned(),
+                rule: ID_RULE,
             });
         }
         Ok(VmName(name.to_owned()))
@@ -86,6 +100,13 @@ impl TryFrom<&str> for KernelName {
                 what: "kernel",
                 name: name.to_owned(),
                 rule,
+            });
+        }
+        if looks_like_an_id(name) {
+            return Err(NameError::BadCharacter {
+                what: "kernel",
+                name: name.to_owned(),
+                rule: ID_RULE,
             });
         }
         Ok(KernelName(name.to_owned()))
@@ -170,6 +191,7 @@ mod tests {
             "ä",
             "a\0",
             "a b",
+            "0123456789abcdef",
             &"a".repeat(64),
         ] {
             assert!(VmName::try_from(bad).is_err(), "{bad}");

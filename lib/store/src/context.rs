@@ -8,6 +8,9 @@ use lib_model::{ImageId, KernelId, VmId};
 use crate::StoreError;
 use crate::runtime_dir::private_dir;
 
+/// 107 bytes for a path (unix(7)), less `/control.sock`.
+const LONGEST_SOCKET_DIRECTORY: usize = 94;
+
 /// The directories of one store.
 #[derive(Debug, Clone)]
 pub struct Context {
@@ -132,8 +135,17 @@ impl Context {
     /// # Errors
     /// [`StoreError::UnsafeDirectory`] when somebody else made it first.
     pub fn make_vm_runtime(&self, id: &VmId) -> Result<PathBuf, StoreError> {
-        private_dir(&self.runtime)?;
         let directory = self.vm_runtime(id);
+        let length = directory.as_os_str().len();
+        if length > LONGEST_SOCKET_DIRECTORY {
+            let (path, limit) = (directory, LONGEST_SOCKET_DIRECTORY);
+            return Err(StoreError::PathTooLong {
+                path,
+                length,
+                limit,
+            });
+        }
+        private_dir(&self.runtime)?;
         private_dir(&directory)?;
         Ok(directory)
     }

@@ -44,6 +44,16 @@ pub enum StoreError {
         /// What is wrong.
         reason: String,
     },
+    /// Sockets in the directory would have names that the kernel refuses (unix(7)).
+    #[error("{} is too long for sockets: {length} bytes, the limit is {limit}", path.display())]
+    PathTooLong {
+        /// The directory.
+        path: PathBuf,
+        /// Its length in bytes.
+        length: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
     /// Nothing of that name or id.
     #[error("there is no {kind} `{selector}`")]
     NotFound {
@@ -131,7 +141,7 @@ impl Diagnose for StoreError {
             StoreError::NotFound { kind: "kernel", .. } => {
                 Some("banger-image kernel list   (or: banger-image kernel import FILE)".into())
             }
-            StoreError::NotFound { .. } => Some("banger-vm list --all".into()),
+            StoreError::NotFound { .. } => Some("banger-vm list".into()),
             StoreError::Ambiguous { .. } => Some("type more characters of the id".into()),
             StoreError::NameTaken { kind: "VM", name } => Some(format!(
                 "choose another --name, or: banger-vm delete {name}"
@@ -145,14 +155,20 @@ impl Diagnose for StoreError {
             }
             StoreError::NoHome => Some("set HOME, or choose a place with --store DIR".into()),
             StoreError::UnsafeDirectory { .. } => {
-                Some("set XDG_RUNTIME_DIR to a directory of your own with mode 0700".into())
+                Some("choose a directory that is yours alone (mode 0700) by --store, BANGER_RUNTIME_DIR or XDG_RUNTIME_DIR".into())
             }
+            StoreError::Database { source, .. }
+                if source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull) =>
+            {
+                Some("free some disk space, then run it again".into())
+            }
+            StoreError::PathTooLong { .. } => Some("choose a shorter BANGER_RUNTIME_DIR or XDG_RUNTIME_DIR".into()),
             StoreError::Database { path, .. } => Some(format!(
                 "is {} a readable, writable SQLite database?",
                 path.display()
             )),
             StoreError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                Some("free some disk space; nothing half-made was kept".into())
+                Some("free some disk space, then run it again".into())
             }
             _ => None,
         }

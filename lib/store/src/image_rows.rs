@@ -65,7 +65,8 @@ impl Store {
                 Err(StoreError::NotFound {
                     kind: "image",
                     selector: selector.to_owned(),
-                    nearest: nearest(&name, names.iter().map(String::as_str)).map(str::to_owned),
+                    nearest: nearest(untagged(&name), names.iter().map(|n| untagged(n)))
+                        .map(str::to_owned),
                 })
             }
             _ => Err(StoreError::Ambiguous {
@@ -217,6 +218,11 @@ impl Store {
     }
 }
 
+/// Without the tag that everybody leaves out; it would make short names look alike.
+fn untagged(name: &str) -> &str {
+    name.strip_suffix(":latest").unwrap_or(name)
+}
+
 const SELECT: &str = "SELECT id, digest, source, architecture, filesystem, size, used, config, created_ms,
     (SELECT json_group_array(name) FROM (SELECT name FROM image_names WHERE image = images.id ORDER BY name))
     FROM images";
@@ -306,9 +312,7 @@ pub(crate) mod tests {
         store.delete_image(&guard, &first.id).unwrap();
         assert!(!context.image(&first.id).exists());
         let error = store.image("alpnie").unwrap_err();
-        assert!(
-            matches!(error, StoreError::NotFound { nearest: Some(n), .. } if n == "alpine:latest")
-        );
+        assert!(matches!(error, StoreError::NotFound { nearest: Some(n), .. } if n == "alpine"));
     }
 
     #[test]

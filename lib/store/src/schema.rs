@@ -69,8 +69,10 @@ impl Store {
     /// A damaged or newer database.
     pub fn open_existing(context: &Context) -> Result<Option<Self>, StoreError> {
         let path = context.database();
-        if !path.exists() {
-            return Ok(None);
+        match std::fs::metadata(&path) {
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(crate::io_error("open", &path)(error)),
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection =

@@ -219,13 +219,14 @@ impl Store {
         rows.collect::<Result<_, _>>().map_err(failed)
     }
 
-    /// Ids in `table` that begin with `prefix`, at most ten; none for what is no hexadecimal text.
+    /// Ids in `table` that begin with `prefix`, at most ten; none for what is no hexadecimal text or too
+    /// short.
     pub(crate) fn ids_by_prefix(
         &self,
         table: &'static str,
         prefix: &str,
     ) -> Result<Vec<String>, StoreError> {
-        if prefix.is_empty() || !prefix.bytes().all(|b| b.is_ascii_hexdigit()) {
+        if prefix.len() < SHORTEST_PREFIX || !prefix.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Ok(Vec::new());
         }
         let failed = self.failed();
@@ -262,6 +263,9 @@ impl Store {
         Ok(())
     }
 }
+
+/// Shorter ones could be mistyped names: `a`, `bad`, `cafe`.
+const SHORTEST_PREFIX: usize = 6;
 
 const SELECT: &str = "SELECT id, name, image, kernel, spec, created_ms FROM vms";
 
@@ -343,7 +347,7 @@ mod tests {
         let guard = locks.create().unwrap();
         let row = store.insert_vm(&guard, &new).unwrap();
         assert_eq!(store.vm("dev").unwrap(), row);
-        assert_eq!(store.vm(&id.as_str()[..5]).unwrap(), row);
+        assert_eq!(store.vm(&id.as_str()[..6]).unwrap(), row);
         new.id = VmId::random().unwrap();
         assert!(matches!(
             store.insert_vm(&guard, &new),

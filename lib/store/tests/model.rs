@@ -1,6 +1,8 @@
 //! The store against a plain map: random operations, each through a connection chosen at random, as
 //! separate processes would have them.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 

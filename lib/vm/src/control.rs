@@ -9,10 +9,11 @@ use banger_wire::monitor::{ControlReply, ControlRequest, file};
 use lib_store::{Context, VmRow};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::VmError;
+use crate::liveness::runtime;
 
 const REPLY_LIMIT: usize = 1 << 20;
 
@@ -20,6 +21,7 @@ const REPLY_LIMIT: usize = 1 << 20;
 #[derive(Debug, Default)]
 pub struct Interrupt {
     signals: Option<SignalFd>,
+    before: Option<SigSet>,
 }
 
 impl Interrupt {
@@ -28,8 +30,8 @@ impl Interrupt {
         Interrupt::default()
     }
 
-    /// From now on SIGINT, SIGTERM and SIGHUP no longer end this process; they end its waits with
-    /// [`VmError::Interrupted`], so that it can take back what it made.
+    /// Until this is dropped, SIGINT, SIGTERM and SIGHUP do not end this process; they end its waits
+    /// with [`VmError::Interrupted`], so that it can take back what it made.
     ///
     /// # Errors
     /// When the kernel refuses a signal descriptor.
@@ -38,10 +40,11 @@ impl Interrupt {
         for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
             set.add(signal);
         }
-        set.thread_block()?;
+        let before = set.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
         let signals = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         Ok(Interrupt {
             signals: Some(signals),
+            before: Some(before),
         })
     }
 
@@ -62,6 +65,15 @@ impl Interrupt {
     }
 }
 
+impl Drop for Interrupt {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            // Only an invalid argument fails.
+            let _ = before.thread_set_mask();
+        }
+    }
+}
+
 /// A connection to the monitor of one VM.
 pub struct Control {
     vm: String,
@@ -75,7 +87,7 @@ impl Control {
     /// # Errors
     /// When nobody listens: the monitor is gone, or not there yet.
     pub fn connect(context: &Context, vm: &VmRow) -> io::Result<Self> {
-        let stream = UnixStream::connect(context.vm_runtime(&vm.id).join(file::CONTROL_SOCKET))?;
+        let stream = UnixStream::connect(runtime(context, vm).join(file::CONTROL_SOCKET))?;
         stream.set_nonblocking(true)?;
         Ok(Control {
             vm: vm.name.to_string(),

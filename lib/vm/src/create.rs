@@ -68,7 +68,10 @@ pub struct CreateRequest {
 
 impl CreateRequest {
     /// Refuses what no VM can have, before anything is made.
-    fn check(&self) -> Result<(), VmError> {
+    ///
+    /// # Errors
+    /// [`VmError::OutOfRange`], [`VmError::NotEnough`].
+    pub fn check(&self) -> Result<(), VmError> {
         let out_of_range = |what, value: String, range: &str| {
             Err(VmError::OutOfRange {
                 what,
@@ -119,6 +122,17 @@ pub fn create(
     request: &CreateRequest,
 ) -> Result<Created, VmError> {
     request.check()?;
+    if image.architecture != kernel.architecture {
+        return Err(VmError::Architecture {
+            image: image
+                .names
+                .first()
+                .cloned()
+                .unwrap_or_else(|| image.id.to_string()),
+            architecture: image.architecture.clone(),
+            host: kernel.architecture.clone(),
+        });
+    }
     driver("qemu").program()?;
     let base = store.context().data().to_owned();
     let id = VmId::random().map_err(io_error("name a VM in", base))?;

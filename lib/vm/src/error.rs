@@ -91,6 +91,24 @@ pub enum VmError {
         /// The VM's name.
         vm: String,
     },
+    /// The monitor lives and does not answer.
+    #[error("{vm} is running, but its monitor (process {pid}) does not answer")]
+    Unattended {
+        /// The VM's name.
+        vm: String,
+        /// The monitor.
+        pid: i32,
+    },
+    /// The image is for another processor.
+    #[error("the image {image} is for {architecture}, this machine runs {host}")]
+    Architecture {
+        /// The image's name.
+        image: String,
+        /// OCI architecture of the image.
+        architecture: String,
+        /// OCI architecture of the kernel.
+        host: String,
+    },
     /// The verb needs a stopped VM.
     #[error("{vm} is running")]
     Running {
@@ -128,6 +146,7 @@ impl Diagnose for VmError {
             VmError::Name(error) => error.exit(),
             VmError::OutOfRange { .. } => Exit::Usage,
             VmError::Running { .. } => Exit::Busy,
+            VmError::Interrupted => Exit::Interrupted,
             _ => Exit::Failed,
         }
     }
@@ -152,7 +171,12 @@ impl Diagnose for VmError {
             VmError::Boot { vm, .. } => Some(format!("banger-vm logs {vm}")),
             VmError::NotRunning { vm } => Some(format!("banger-vm start {vm}")),
             VmError::Running { vm } => Some(format!("banger-vm stop {vm}   (or add --force)")),
-            VmError::Monitor { vm, .. } => Some(format!("banger-vm kill {vm}")),
+            VmError::Architecture { host, .. } => {
+                Some(format!("banger-image pull --platform linux/{host} …"))
+            }
+            VmError::Monitor { vm, .. } | VmError::Unattended { vm, .. } => {
+                Some(format!("banger-vm kill {vm}"))
+            }
             _ => None,
         }
     }

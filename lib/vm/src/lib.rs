@@ -26,7 +26,7 @@ pub use control::{Control, Interrupt};
 pub use create::{CreateRequest, Created, Network, create};
 pub use driver::{DiskPlan, Driver, LaunchPlan, driver};
 pub use error::VmError;
-pub use liveness::{Life, life, record};
+pub use liveness::{Life, life, record, runtime};
 pub use start::{Started, preflight, start};
 pub use stop::{delete, kill, kill_now, stop};
 pub use sweep::sweep;

@@ -4,7 +4,7 @@
 //! cannot disturb its start.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use banger_wire::monitor::{ControlReply, ControlRequest, Handles, Phase, file};
@@ -78,6 +78,23 @@ pub fn record(context: &Context, vm: &VmRow, changed: bool) -> VmRecord {
         started_ms: handles.map(|h| h.started_ms),
         changed,
     }
+}
+
+/// Where the sockets of a VM are: as its monitor said, else where this environment would put them.
+pub fn runtime(context: &Context, vm: &VmRow) -> PathBuf {
+    handles(context, vm)
+        .and_then(|handles| handles.runtime)
+        .unwrap_or_else(|| context.vm_runtime(&vm.id))
+}
+
+/// The process id of the monitor, if it lives; asked of the OS.
+pub(crate) fn monitor(context: &Context, vm: &VmRow) -> Option<i32> {
+    holders(&context.vm(&vm.id).join(file::ALIVE_LOCK))
+        .into_iter()
+        .find(|pid| {
+            fs::read_to_string(format!("/proc/{pid}/comm"))
+                .is_ok_and(|name| name.trim() == "banger-monitor")
+        })
 }
 
 /// The cached process ids, if they are this VM's.

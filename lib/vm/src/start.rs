@@ -14,6 +14,7 @@ use lib_store::{Context, Store, VmGuard, VmRow};
 use crate::boot_report::{boot_error, timeout_error};
 use crate::error::io_error;
 use crate::guest_config::{guest_config, mac, serial};
+use crate::liveness::monitor;
 use crate::{
     Accel, Control, DiskPlan, Interrupt, LaunchPlan, Life, VmError, driver, life, program, stop,
 };
@@ -79,6 +80,13 @@ pub fn start(
         }
         Life::Alive(_) => false,
         Life::Unattended => {
+            if let Some(pid) = monitor(context, vm) {
+                return Err(VmError::Unattended {
+                    vm: vm.name.to_string(),
+                    pid,
+                });
+            }
+            // The VMM alone; it is about to die, as its monitor did.
             stop::kill(context, guard, vm)?;
             launch(store, vm, note)?;
             true

@@ -1,11 +1,12 @@
-//! Ephemeral VMs whose maker was killed: their VMM died with it, their row and disks are removed here.
+//! Ephemeral VMs whose maker was killed: their VMM dies with it (or here, when it was killed before the
+//! monitor knew), their row and disks are removed here.
 
 use lib_store::{FileLock, Locks, Store, VmRow};
 
 use crate::create::OWNER_LOCK;
-use crate::{Life, VmError, life};
+use crate::{VmError, stop};
 
-/// Removes ephemeral VMs that neither live nor have a living maker. Those that somebody works on are
+/// Removes ephemeral VMs that have no living maker. Those that somebody works on are
 /// left to them. Returns what was removed.
 ///
 /// # Errors
@@ -17,8 +18,8 @@ pub fn sweep(store: &mut Store, locks: &mut Locks) -> Result<Vec<VmRow>, VmError
             continue;
         };
         let owner = store.context().vm(&vm.id).join(OWNER_LOCK);
-        if !FileLock::is_held(&owner) && life(store.context(), &vm) == Life::Dead {
-            store.delete_vm(&guard, &vm.id)?;
+        if !FileLock::is_held(&owner) {
+            stop::delete(store, &guard, &vm, true)?;
             removed.push(vm);
         }
     }

@@ -5,16 +5,14 @@ use std::time::Duration;
 use lib_cli::{Failure, Session, StdinRecords, stdin_is_data};
 use lib_model::{ImageRecord, Progress, Record, VmName};
 use lib_store::{Locks, Store, VmRow};
-use lib_vm::{Control, CreateRequest, Created, Interrupt, VmError};
+use lib_vm::{Control, CreateRequest, Created, Interrupt};
 
 use crate::cli::{CreateArgs, MachineArgs};
 use crate::resolve;
 
-/// 128 and SIGINT, as a shell reports it.
-const INTERRUPTED: u8 = 130;
-
 /// Makes a VM of the named image, or one of each image record on standard input.
 pub(crate) fn run(session: &mut Session, args: CreateArgs) -> Result<(), Failure> {
+    request(args.name.as_ref(), &args.machine, false).check()?;
     let mut store = session.store()?;
     let mut locks = session.locks();
     let from_records = match args.image.as_deref() {
@@ -109,7 +107,13 @@ pub(crate) fn machine(
         .into());
     }
     let kernel = resolve::kernel(session, store, locks, args.kernel.as_deref())?;
-    let request = CreateRequest {
+    let request = request(name, args, ephemeral);
+    Ok(lib_vm::create(store, locks, image, &kernel, &request)?)
+}
+
+/// What was typed as what is meant.
+pub(crate) fn request(name: Option<&VmName>, args: &MachineArgs, ephemeral: bool) -> CreateRequest {
+    CreateRequest {
         name: name.cloned(),
         cpus: args.cpus,
         memory: args.memory,
@@ -118,8 +122,7 @@ pub(crate) fn machine(
         accel: args.accel(),
         entrypoint: Vec::new(),
         ephemeral,
-    };
-    Ok(lib_vm::create(store, locks, image, &kernel, &request)?)
+    }
 }
 
 /// Boots a VM that was just made; takes it back when that fails or is interrupted. An ephemeral one
@@ -147,12 +150,8 @@ pub(crate) fn boot(
             Ok(started.tether)
         }
         Err(error) => {
-            let interrupted = matches!(error, VmError::Interrupted);
             let removed = lib_vm::delete(store, &guard, vm, true);
-            let mut failure = Failure::from(error);
-            if interrupted {
-                failure = failure.with_status(INTERRUPTED);
-            }
+            let failure = Failure::from(error);
             Err(match removed {
                 Ok(()) => failure.hint(format!(
                     "{} was removed again; nothing of it remains",

@@ -54,8 +54,8 @@ fn run_inner(session: &mut Session, args: ExecArgs) -> Result<u8, Failure> {
     let selectors = selectors(&named, Kind::Vm)?;
     let store = open(session)?;
     let mut status = 0;
-    for selector in selectors {
-        let vm = store.vm(&selector?)?;
+    lib_cli::for_each(selectors, |name| {
+        let vm = store.vm(name)?;
         let interactive = args.command.is_empty();
         let one = in_guest(
             session,
@@ -68,7 +68,8 @@ fn run_inner(session: &mut Session, args: ExecArgs) -> Result<u8, Failure> {
         if status == 0 {
             status = one;
         }
-    }
+        Ok(())
+    })?;
     Ok(status)
 }
 
@@ -96,6 +97,15 @@ pub(crate) fn in_guest(
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
     let on_terminal = stdin.is_terminal() && stdout.is_terminal();
     let tty = input == Input::Ours && (process.tty || (interactive && on_terminal));
+    if let Some(word) = process
+        .env
+        .iter()
+        .find(|word| word.is_empty() || word.starts_with('='))
+    {
+        return Err(
+            Failure::usage(format!("`{word}` has no variable name")).hint("--env NAME=VALUE")
+        );
+    }
     let mut env = process
         .env
         .iter()
@@ -134,7 +144,7 @@ pub(crate) fn in_guest(
         control: Some(&mut signals),
         timeout: process.timeout.map(Duration::from_secs),
     };
-    let guest = Guest::new(session.context.vm_runtime(&vm.id).join(file::AGENT_SOCKET));
+    let guest = Guest::new(lib_vm::runtime(&session.context, vm).join(file::AGENT_SOCKET));
     let outcome = guest.exec(exec, io);
     drop(raw);
     match outcome {

@@ -20,6 +20,7 @@ pub(crate) fn run(session: &mut Session, args: RunArgs) -> Result<u8, Failure> {
 }
 
 fn run_inner(session: &mut Session, args: RunArgs) -> Result<u8, Failure> {
+    create::request(args.name.as_ref(), &args.machine, !args.keep).check()?;
     let mut store = session.store()?;
     let mut locks = session.locks();
     let from_record = args.image.as_deref() == Some("-");
@@ -60,6 +61,9 @@ fn run_inner(session: &mut Session, args: RunArgs) -> Result<u8, Failure> {
         !args.keep,
     )?;
     let vm = created.vm;
+    // From here to the end no signal may keep us from removing the VM.
+    let interrupt =
+        Interrupt::install().map_err(|error| Failure::io("take over the signals", error))?;
     let tether = create::boot(
         session,
         &mut store,
@@ -76,7 +80,7 @@ fn run_inner(session: &mut Session, args: RunArgs) -> Result<u8, Failure> {
         input,
     );
     let ended = end(session, &mut store, &mut locks, &vm, args.keep);
-    drop((tether, created.owner));
+    drop((tether, created.owner, interrupt));
     let status = outcome?;
     ended?;
     Ok(status)
