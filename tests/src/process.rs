@@ -13,6 +13,8 @@ use nix::unistd::Pid;
 /// A command that takes longer hangs: emulated boots take seconds, on a busy machine tens of them.
 const DEADLINE: Duration = Duration::from_secs(240);
 
+/// What a command leaves behind may hold its output open for so long.
+const AFTERMATH: Duration = Duration::from_secs(15);
 /// A command that prints more does it for ever.
 const OUTPUT_LIMIT: usize = 16 << 20;
 /// As much of an output goes into a failure message.
@@ -271,9 +273,12 @@ impl Running {
 
     #[track_caller]
     fn wait_until(&self, done: impl Fn(&Seen) -> bool) -> MutexGuard<'_, Seen> {
-        let deadline = Instant::now() + DEADLINE;
+        let mut deadline = Instant::now() + DEADLINE;
         let mut seen = self.shared.lock();
         while !done(&seen) {
+            if seen.status.is_some() {
+                deadline = deadline.min(Instant::now() + AFTERMATH);
+            }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 let state = match seen.status {

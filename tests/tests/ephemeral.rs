@@ -11,8 +11,9 @@ fn a_killed_run_takes_its_vm_with_it() {
         return;
     }
     let sandbox = Sandbox::for_guests();
-    let run = sandbox
-        .start("banger-vm run --name eph --memory 200M busybox -- sh -c 'echo up; sleep 1000'");
+    let run = sandbox.start(
+        "exec banger-vm run --name eph --memory 200M busybox -- sh -c 'echo up; sleep 1000'",
+    );
     run.wait_for_stdout("up");
     let directory = sandbox.vm_directory("eph");
     assert_eq!(sandbox.vm("eph")["state"], "running");
