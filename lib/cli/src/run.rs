@@ -4,9 +4,12 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
+use clap_complete::CompleteEnv;
+use clap_complete::env::{Elvish, Fish, Powershell, Shells, Zsh};
 use lib_model::Exit;
 
 use crate::Failure;
+use crate::bash::Bash;
 
 /// Serves shell completion, parses the command line, runs the command, prints its failure.
 ///
@@ -16,7 +19,9 @@ pub fn run<C: Parser + CommandFactory>(
     usage_status: impl FnOnce(&[OsString]) -> u8,
     command: impl FnOnce(C) -> Result<u8, Failure>,
 ) -> ExitCode {
-    clap_complete::CompleteEnv::with_factory(C::command).complete();
+    CompleteEnv::with_factory(C::command)
+        .shells(Shells(&[&Bash, &Elvish, &Fish, &Powershell, &Zsh]))
+        .complete();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let parsed = match C::try_parse_from(&arguments) {
         Ok(parsed) => parsed,
