@@ -1,6 +1,7 @@
 //! All tests, with everything real that they need.
 
 use std::fs;
+use std::process::Command;
 use std::time::Instant;
 
 use crate::build::{self, Profile};
@@ -39,8 +40,12 @@ pub(crate) fn test(args: &Args) -> Result<()> {
     // Missing unless an earlier run skipped something.
     let _ = fs::remove_file(&skipped);
     let result = timed("tests", || {
-        let mut tests = build::cargo();
+        // Tests send signals to what they start; a CI runner may have started us with some ignored.
+        let mut tests = Command::new("env");
         tests
+            .arg("--default-signal")
+            .arg(build::cargo().get_program())
+            .current_dir(build::root())
             .args(["test", "--workspace", "--locked", "--no-fail-fast"])
             .args(&args.rest)
             .env("BANGER_TEST_BIN_DIR", fixtures.bin())
