@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use banger_wire::agent::{Call, CallError, Exec, Info, Request, kind};
+use banger_wire::agent::{Call, CallError, Exec, Info, Request, TerminalSize, kind};
 use banger_wire::frame::{self, Decoder, Frame};
 use banger_wire::{PROTOCOL, port};
 use nix::errno::Errno;
@@ -57,16 +57,18 @@ impl Guest {
     /// # Errors
     /// [`Error::Connect`], [`Error::Refused`], [`Error::NoAnswer`].
     pub fn dial(&self, port: u32) -> Result<UnixStream> {
-        self.dial_until(port, Instant::now() + self.answer_timeout, None)
+        let deadline = Instant::now() + self.answer_timeout;
+        Ok(self.dial_until(port, deadline, None)?.0)
     }
 
-    /// Any signal of the caller's gives up: there is no command yet that could get it.
+    /// Any signal of the caller's gives up: there is no command yet that could get it. A new size of
+    /// its terminal is returned.
     fn dial_until<'c>(
         &self,
         port: u32,
         deadline: Instant,
         control: Option<&'c mut (dyn Control + 'c)>,
-    ) -> Result<UnixStream> {
+    ) -> Result<(UnixStream, Option<TerminalSize>)> {
         let connect = |source| Error::Connect {
             socket: self.socket.clone(),
             source,
@@ -80,6 +82,7 @@ impl Guest {
             stream: &mut stream,
             deadline,
             control,
+            resized: None,
         };
         deadlined
             .write_all(format!("CONNECT {port}\n").as_bytes())
@@ -101,9 +104,10 @@ impl Guest {
                 _ => answer.push(byte[0]),
             }
         }
+        let resized = deadlined.resized;
         let text = String::from_utf8_lossy(&answer);
         match text.strip_prefix("OK ").map(str::parse::<u32>) {
-            Some(Ok(_)) => Ok(stream),
+            Some(Ok(_)) => Ok((stream, resized)),
             _ => Err(refused(&text)),
         }
     }
@@ -143,19 +147,24 @@ impl Guest {
             .control
             .as_mut()
             .map(|control| &mut **control as &mut dyn Control);
-        let stream = self.dial_until(port::AGENT, answer, control)?;
+        let (stream, resized) = self.dial_until(port::AGENT, answer, control)?;
         let terminal = exec.terminal.is_some();
+        let exec = Exec {
+            terminal: exec.terminal.map(|size| resized.unwrap_or(size)),
+            ..exec
+        };
         let call = encode(&Request::Exec(exec))?;
         Session::new(stream, call, io, started, self.answer_timeout, terminal)?.run()
     }
 
     fn call(&self, request: Request) -> Result<Frame> {
         let deadline = Instant::now() + self.answer_timeout;
-        let mut stream = self.dial_until(port::AGENT, deadline, None)?;
+        let mut stream = self.dial_until(port::AGENT, deadline, None)?.0;
         let mut stream = Deadlined {
             stream: &mut stream,
             deadline,
             control: None,
+            resized: None,
         };
         stream
             .write_all(&encode(&request)?)
@@ -195,6 +204,8 @@ struct Deadlined<'a, 'c> {
     deadline: Instant,
     /// Says when the caller wants to give up.
     control: Option<&'c mut (dyn Control + 'c)>,
+    /// The last size of the caller's terminal that it told of meanwhile.
+    resized: Option<TerminalSize>,
 }
 
 impl Deadlined<'_, '_> {
@@ -227,8 +238,9 @@ impl Deadlined<'_, '_> {
         };
         if signalled {
             while let Some(command) = control.next_command()? {
-                if !matches!(command, Command::Resize(_)) {
-                    return Err(GIVEN_UP.into());
+                match command {
+                    Command::Resize(size) => self.resized = Some(size),
+                    Command::Signal(_) | Command::Abandon => return Err(GIVEN_UP.into()),
                 }
             }
         }
