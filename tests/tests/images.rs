@@ -373,7 +373,8 @@ fn an_interrupted_pull_leaves_nothing_and_says_nothing_wrong() {
     let registry = FaultyRegistry::serve(&small(), |path| {
         let kind = "application/octet-stream";
         path.contains("/blobs/")
-            .then(|| Answer::Stalled(kind, vec![b'x'; 1000]))
+            // Less than any blob, so that none can be refused before the signal comes.
+            .then(|| Answer::Stalled(kind, vec![b'x'; 2]))
     });
     let pull = sandbox.start(&format!("exec banger-image pull {}", registry.reference()));
     eventually("a blob is asked for", Duration::from_secs(20), || {
