@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
@@ -11,7 +12,7 @@ use banger_tests::{Compression, Entry, Layer, Registry};
 use tempfile::TempDir;
 
 use crate::build::{self, Profile};
-use crate::step::{Result, go_on, output, succeeded, timed};
+use crate::step::{Result, always_timed, go_on, output, succeeded, timed};
 use crate::{fixtures, packages};
 
 /// Runs the demonstration.
@@ -41,7 +42,7 @@ pub(crate) fn demo() -> Result<()> {
     })?;
     let stage = Stage::new(&bin)?;
     let shown = stage.play(&registry, &fixtures.kernel_package(), &nonce);
-    let cleaned = timed("everything is deleted", || {
+    let cleaned = always_timed("everything is deleted", || {
         let deleted = stage.delete();
         drop(registry);
         deleted
@@ -70,9 +71,12 @@ impl Stage {
         })
     }
 
+    /// A shell in a process group of its own: a signal reaches every command of its pipeline once,
+    /// and none of those that clean up.
     fn command(&self, line: &str) -> Command {
         let mut shell = Command::new("sh");
         shell
+            .process_group(0)
             .args(["-c", line])
             .env("PATH", &self.path)
             .env("BANGER_STORE", self.store.path().join("store"))

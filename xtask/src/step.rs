@@ -7,9 +7,9 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill, killpg};
 use nix::unistd::Pid;
 
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
@@ -26,13 +26,14 @@ pub(crate) fn watch_signals() -> Result<()> {
     std::thread::spawn(move || {
         while let Ok(signal) = signals.wait() {
             INTERRUPTED.store(true, Ordering::SeqCst);
-            // A terminal's Ctrl-C went to the whole process group already.
-            if signal == Signal::SIGINT && std::io::stdin().is_terminal() {
-                continue;
-            }
-            for pid in children().iter() {
-                // A child that ended already has what it was sent for.
-                let _ = kill(Pid::from_raw(*pid), signal);
+            // A terminal's Ctrl-C went to all of our own process group already.
+            let sent = signal == Signal::SIGINT && std::io::stdin().is_terminal();
+            for pid in children().iter().copied().map(Pid::from_raw) {
+                let leads_a_group = killpg(pid, signal).is_ok();
+                if !leads_a_group && !sent {
+                    // A child that ended already has what it was sent for.
+                    let _ = kill(pid, signal);
+                }
             }
         }
     });
@@ -57,9 +58,14 @@ pub(crate) fn go_on() -> Result<()> {
     }
 }
 
-/// Prints what is done and, at its end, how long it took.
+/// As [`always_timed`], but not after a signal.
 pub(crate) fn timed<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     go_on()?;
+    always_timed(what, work)
+}
+
+/// Prints what is done and, at its end, how long it took.
+pub(crate) fn always_timed<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     println!("== {what}");
     let start = Instant::now();
     let value = work()?;
@@ -171,6 +177,7 @@ impl Watched {
         let mut child = self.0.take().ok_or("a child is waited for once")?;
         let pid = child.id().cast_signed();
         let status = child.wait();
+        end_of_group(pid);
         children().retain(|other| *other != pid);
         Ok(status?)
     }
@@ -179,7 +186,18 @@ impl Watched {
         let child = self.0.take().ok_or("a child is waited for once")?;
         let pid = child.id().cast_signed();
         let output = child.wait_with_output();
+        end_of_group(pid);
         children().retain(|other| *other != pid);
         Ok(output?)
+    }
+}
+
+/// After a signal, the other members of a shell's pipeline may still be at work when the shell is
+/// gone: they end before anything is cleaned up.
+fn end_of_group(leader: i32) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while interrupted() && killpg(Pid::from_raw(leader), None).is_ok() && Instant::now() < deadline
+    {
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
