@@ -40,13 +40,14 @@ impl Driver for Qemu {
         );
         let (accel, cpu) = match plan.acceleration {
             Acceleration::Kvm => ("kvm", "host"),
+            // With a thread for each processor, a boot on a busy host can end in a soft lockup.
+            Acceleration::Tcg if plan.cpus > 1 => ("tcg,thread=single", "max"),
             Acceleration::Tcg => ("tcg", "max"),
         };
+        arguments.pair("-accel", accel);
         arguments.pair(
             "-machine",
-            format!(
-                "q35,accel={accel},usb=off,vmport=off,smbus=off,sata=off,hpet=off,graphics=off"
-            ),
+            "q35,usb=off,vmport=off,smbus=off,sata=off,hpet=off,graphics=off",
         );
         arguments.pair("-cpu", cpu);
         arguments.pair("-smp", plan.cpus.to_string());

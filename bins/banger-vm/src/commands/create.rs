@@ -5,7 +5,7 @@ use std::time::Duration;
 use lib_cli::{Failure, Session, StdinRecords, stdin_is_data};
 use lib_model::{ImageRecord, Progress, Record, VmName};
 use lib_store::{Locks, Store, VmRow};
-use lib_vm::{Control, CreateRequest, Created, Interrupt};
+use lib_vm::{Control, CreateRequest, Created, Interrupt, VmError};
 
 use crate::cli::{CreateArgs, MachineArgs};
 use crate::resolve;
@@ -150,14 +150,20 @@ pub(crate) fn boot(
             Ok(started.tether)
         }
         Err(error) => {
+            // Its logs go with it; every other hint still helps.
+            let logs_are_gone = matches!(error, VmError::Boot { .. });
             let removed = lib_vm::delete(store, &guard, vm, true);
             let failure = Failure::from(error);
+            let name = &vm.name;
             Err(match removed {
-                Ok(()) => failure.hint(format!(
-                    "{} was removed again; nothing of it remains",
-                    vm.name
-                )),
-                Err(_) => failure.hint(format!("banger-vm delete --force {}", vm.name)),
+                Ok(()) if logs_are_gone => {
+                    failure.hint(format!("{name} was removed again; nothing of it remains"))
+                }
+                Ok(()) => {
+                    session.note(&format!("{name} was removed again; nothing of it remains"));
+                    failure
+                }
+                Err(_) => failure.hint(format!("banger-vm delete --force {name}")),
             })
         }
     }
