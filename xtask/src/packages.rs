@@ -151,14 +151,16 @@ pub(crate) fn is_root() -> bool {
 }
 
 fn as_root(program: &str) -> Command {
-    let mut command = if is_root() {
-        Command::new(program)
+    // As arguments of env(1): sudo passes few variables on (sudoers(5), env_reset).
+    let (first, more): (&str, &[&str]) = if is_root() {
+        ("env", &[])
     } else {
-        let mut sudo = Command::new("sudo");
-        sudo.args(["--preserve-env=DEBIAN_FRONTEND", program]);
-        sudo
+        ("sudo", &["env"])
     };
-    command.env("DEBIAN_FRONTEND", "noninteractive");
+    let mut command = Command::new(first);
+    command
+        .args(more)
+        .args(["DEBIAN_FRONTEND=noninteractive", program]);
     command
 }
 
