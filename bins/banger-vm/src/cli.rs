@@ -1,10 +1,12 @@
 //! The command line of `banger-vm`; doc comments are the help.
 
+use std::time::Duration;
+
 use clap::builder::ValueHint;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
 use lib_cli::Global;
-use lib_model::{ByteSize, VmName};
+use lib_model::{ByteSize, OperationId, VmName};
 use lib_vm::{Accel, Network};
 
 /// Make, run and end microVMs
@@ -50,8 +52,16 @@ pub(crate) enum Command {
     /// Remove VMs and their disks
     #[command(visible_alias = "rm")]
     Delete(DeleteArgs),
+    /// Change what a VM is made of, from its next start on
+    Set(SetArgs),
     /// Remove what `run` left when it was killed
     Prune,
+    /// Mend what crashes left; no other command needs it
+    Reconcile(ReconcileArgs),
+    /// Follow what `create --detach` began
+    Op(OpArgs),
+    #[command(hide = true)]
+    Worker(WorkerArgs),
     /// List VMs
     #[command(visible_aliases = ["ls", "ps"])]
     List(ListArgs),
@@ -64,7 +74,7 @@ pub(crate) enum Command {
 }
 
 /// What a VM is made of.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub(crate) struct MachineArgs {
     /// Kernel to boot: a name or id; the newest one if not given
     #[arg(long, value_name = "KERNEL", add = ArgValueCompleter::new(lib_cli::kernels))]
@@ -97,9 +107,36 @@ pub(crate) struct MachineArgs {
     /// Give up when the guest is not ready after this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     pub(crate) boot_timeout: u64,
+
+    /// Shut the VM down when nobody has used it for so long, such as 30m or 2h
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) idle_stop: Option<Duration>,
 }
 
 impl MachineArgs {
+    /// The flags that would be parsed to this.
+    pub(crate) fn flags(&self) -> Vec<String> {
+        let mut flags = vec![
+            format!("--cpus={}", self.cpus),
+            format!("--memory={}", self.memory.0),
+            format!("--disk={}", self.disk.0),
+            format!("--network={}", self.network),
+            format!("--accel={}", self.accel),
+            format!("--boot-timeout={}", self.boot_timeout),
+        ];
+        if let Some(pull) = self.pull.to_possible_value() {
+            flags.push(format!("--pull={}", pull.get_name()));
+        }
+        flags.extend(
+            self.kernel
+                .iter()
+                .map(|kernel| format!("--kernel={kernel}")),
+        );
+        let idle = self.idle_stop.iter();
+        flags.extend(idle.map(|idle| format!("--idle-stop={}s", idle.as_secs())));
+        flags
+    }
+
     pub(crate) fn network(&self) -> Network {
         self.network.parse().unwrap_or_default()
     }
@@ -126,7 +163,8 @@ from the host's own distribution.
 
 Examples:
   banger-image pull alpine:3.20 | banger-vm create --name dev
-  banger-vm create --name big --cpus 4 --memory 8G debian:12")]
+  banger-vm create --name big --cpus 4 --memory 8G debian:12
+  banger-vm create --detach debian:12 | banger-vm op wait")]
 pub(crate) struct CreateArgs {
     /// Name, id or registry reference; - reads records from standard input
     #[arg(add = ArgValueCompleter::new(lib_cli::images))]
@@ -140,8 +178,119 @@ pub(crate) struct CreateArgs {
     #[arg(long)]
     pub(crate) no_start: bool,
 
+    /// Print the record of an operation at once, and go on in the background
+    #[arg(long)]
+    pub(crate) detach: bool,
+
     #[command(flatten)]
     pub(crate) machine: MachineArgs,
+}
+
+/// The process behind `create --detach`.
+#[derive(Debug, Args)]
+pub(crate) struct WorkerArgs {
+    /// Its operation; the lock of it is standard input
+    pub(crate) operation: OperationId,
+
+    #[command(flatten)]
+    pub(crate) create: CreateArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A running VM goes on as it is; `banger-vm restart` applies the change.
+
+Examples:
+  banger-vm set dev --memory 4G --cpus 2
+  banger-vm set dev --disk 40G --dry-run
+  banger-vm set dev --name old-dev")]
+pub(crate) struct SetArgs {
+    #[command(flatten)]
+    pub(crate) vms: VmsArgs,
+
+    /// Another name, a DNS label
+    #[arg(long)]
+    pub(crate) name: Option<VmName>,
+
+    /// Number of virtual processors
+    #[arg(long, value_name = "N")]
+    pub(crate) cpus: Option<u32>,
+
+    /// Memory, such as 512M or 4G
+    #[arg(long, short, value_name = "SIZE")]
+    pub(crate) memory: Option<ByteSize>,
+
+    /// Largest size of the VM's own disk; it can only grow
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) disk: Option<ByteSize>,
+
+    /// Network of the VM: user (NAT, no privileges) or none
+    #[arg(long, value_name = "MODE", value_parser = ["user", "none"])]
+    pub(crate) network: Option<String>,
+
+    /// Processor: auto (KVM where it works), kvm, or tcg (emulation)
+    #[arg(long, value_name = "KIND", value_parser = ["auto", "kvm", "tcg"])]
+    pub(crate) accel: Option<String>,
+
+    /// Shut the VM down when nobody has used it for so long, such as 30m or 2h; 0 for never
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) idle_stop: Option<Duration>,
+
+    /// Change nothing; say what would be, and whether it needs a restart
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReconcileArgs {
+    /// Change nothing; say what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OpArgs {
+    #[command(subcommand)]
+    pub(crate) verb: OpVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum OpVerb {
+    /// List operations; those that ended are kept for a day
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show how far operations are
+    Status(OperationsArgs),
+    /// Wait until operations have ended, and end with their status
+    Wait(OperationsArgs),
+    /// End operations and remove what they made
+    Cancel(OperationsArgs),
+}
+
+/// Operations by id, or from standard input.
+#[derive(Debug, Args)]
+pub(crate) struct OperationsArgs {
+    /// Ids, or names of the VMs being made; - or nothing reads records from standard input
+    #[arg(value_name = "OPERATION", add = ArgValueCompleter::new(lib_cli::operations))]
+    pub(crate) operations: Vec<String>,
+}
+
+/// A number with a unit: `90s`, `30m`, `2h`, `1d`; without one, seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 60 * 60,
+        "d" => 24 * 60 * 60,
+        unit => return Err(format!("`{unit}` is no unit of time (s, m, h, d)")),
+    };
+    digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(unit))
+        .map(Duration::from_secs)
+        .ok_or_else(|| format!("`{text}` is no time, such as 90s, 30m or 2h"))
 }
 
 /// How a command runs in the guest.
@@ -289,4 +438,37 @@ pub(crate) struct LogsArgs {
     /// Print what the VMM and the monitor said instead of the console
     #[arg(long)]
     pub(crate) vmm: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("30m"), Ok(Duration::from_secs(1800)));
+        for wrong in ["", "m", "3w", "-1s", "1.5h", "99999999999999999999d"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_worker_is_given_what_the_command_was_given() {
+        let lines = [
+            "banger-vm create x",
+            "banger-vm create x --cpus 3 --memory 300M --disk 3G --network none --accel tcg --pull never \
+             --boot-timeout 7 --kernel k --idle-stop 90m",
+        ];
+        for line in lines {
+            let create = |cli: Cli| match cli.command {
+                Command::Create(args) => args.machine,
+                other => panic!("{other:?}"),
+            };
+            let typed = create(Cli::parse_from(line.split_whitespace()));
+            let mut passed = vec!["banger-vm".to_owned(), "create".to_owned(), "x".to_owned()];
+            passed.extend(typed.flags());
+            assert_eq!(create(Cli::parse_from(passed)), typed);
+        }
+    }
 }

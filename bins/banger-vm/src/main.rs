@@ -4,6 +4,7 @@ mod cli;
 mod commands;
 mod resolve;
 mod target;
+mod worker;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -35,6 +36,10 @@ fn dispatch(session: &mut Session, command: Command) -> Result<u8, Failure> {
         Command::Restart(args) => commands::stop::restart(session, &args).map(|()| done),
         Command::Kill(args) => commands::stop::kill(session, &args).map(|()| done),
         Command::Delete(args) => commands::delete::run(session, &args).map(|()| done),
+        Command::Set(args) => commands::set::run(session, &args).map(|()| done),
+        Command::Reconcile(args) => commands::reconcile::run(session, &args).map(|()| done),
+        Command::Op(args) => commands::operation::run(session, &args),
+        Command::Worker(args) => worker::run(session, args).map(|()| done),
         Command::Prune => commands::prune::run(session).map(|()| done),
         Command::List(args) => commands::list::run(session, &args).map(|()| done),
         Command::Show(args) => commands::list::show(session, &args).map(|()| done),

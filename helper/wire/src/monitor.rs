@@ -52,6 +52,9 @@ pub struct Launch {
     pub arguments: Vec<String>,
     /// The console log is cut to its newer half when it exceeds this many bytes.
     pub console_limit: u64,
+    /// Stop the VM when nobody has used it for this many seconds.
+    #[serde(default)]
+    pub idle_stop_s: Option<u64>,
 }
 
 /// First and only line of the monitor's standard output.

@@ -20,6 +20,11 @@ pub fn vms(current: &OsStr) -> Vec<CompletionCandidate> {
     candidates(current, Store::vm_names)
 }
 
+/// Completes ids of operations.
+pub fn operations(current: &OsStr) -> Vec<CompletionCandidate> {
+    candidates(current, Store::operation_ids)
+}
+
 /// Completes whatever `names` lists. Errors complete nothing: a shell has no place for them.
 pub fn candidates(
     current: &OsStr,

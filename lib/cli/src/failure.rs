@@ -24,6 +24,20 @@ impl Failure {
         }
     }
 
+    /// A failure that another process recorded: the error and its causes.
+    pub fn from_parts(status: u8, messages: Vec<String>, hint: Option<String>) -> Self {
+        Failure {
+            status,
+            messages,
+            hint,
+        }
+    }
+
+    /// The error and its causes, and the hint.
+    pub fn parts(&self) -> (&[String], Option<&str>) {
+        (&self.messages, self.hint.as_deref())
+    }
+
     /// The command line or its input was wrong.
     pub fn usage(message: impl Into<String>) -> Self {
         Failure::new(Exit::Usage, message)

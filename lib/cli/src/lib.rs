@@ -17,7 +17,7 @@ mod table;
 mod text;
 
 pub use args::{Format, Global};
-pub use complete::{candidates, images, kernels, vms};
+pub use complete::{candidates, images, kernels, operations, vms};
 pub use failure::Failure;
 pub use output::Output;
 pub use progress::Bars;

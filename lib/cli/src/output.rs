@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use lib_model::{ImageRecord, KernelRecord, Record, VmRecord};
+use lib_model::{ImageRecord, KernelRecord, OperationRecord, OperationState, Record, VmRecord};
 
 use crate::{Failure, Format, Global, Table, age, printable};
 
@@ -24,6 +24,14 @@ impl Output {
         };
         Output {
             format,
+            waiting: Vec::new(),
+        }
+    }
+
+    /// Empty, in the same format.
+    pub(crate) fn another(&self) -> Self {
+        Output {
+            format: self.format,
             waiting: Vec::new(),
         }
     }
@@ -84,7 +92,8 @@ impl Output {
         let mut vms = Table::new([
             "NAME", "ID", "STATE", "IMAGE", "CPUS", "MEMORY", "PID", "AGE",
         ]);
-        let mut seen = [false; 3];
+        let mut operations = Table::new(["ID", "OPERATION", "NAME", "STATE", "STAGE", "AGE"]);
+        let mut seen = [false; 4];
         for record in &self.waiting {
             match record {
                 Record::Image(image) => {
@@ -99,10 +108,14 @@ impl Output {
                     seen[2] = true;
                     vms.row(vm_row(vm, now));
                 }
+                Record::Operation(operation) => {
+                    seen[3] = true;
+                    operations.row(operation_row(operation, now));
+                }
             }
         }
         let mut stdout = io::stdout().lock();
-        for (table, seen) in [images, kernels, vms].iter().zip(seen) {
+        for (table, seen) in [images, kernels, vms, operations].iter().zip(seen) {
             if seen {
                 table
                     .write(&mut stdout)
@@ -148,6 +161,25 @@ fn vm_row(vm: &VmRecord, now: u64) -> [String; 8] {
         vm.memory.to_string(),
         vm.pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
         age(vm.created_ms, now),
+    ]
+}
+
+fn operation_row(operation: &OperationRecord, now: u64) -> [String; 6] {
+    let stage = match operation.total {
+        _ if operation.state != OperationState::Running => "-".to_owned(),
+        Some(total) if total > 0 => {
+            let percent = operation.done.saturating_mul(100) / total;
+            format!("{} {percent} %", operation.stage)
+        }
+        _ => operation.stage.clone(),
+    };
+    [
+        operation.id.as_str()[..12].to_owned(),
+        operation.operation.clone(),
+        operation.name.clone(),
+        operation.state.to_string(),
+        stage,
+        age(operation.created_ms, now),
     ]
 }
 

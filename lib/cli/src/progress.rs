@@ -9,6 +9,7 @@ use lib_model::{ByteSize, Progress, Step};
 /// One bar a step: bytes, rate and time to go, or a spinner when the size is unknown.
 pub struct Bars {
     bars: Option<MultiProgress>,
+    report: Option<Box<dyn Progress + Send + Sync>>,
 }
 
 impl Bars {
@@ -17,6 +18,15 @@ impl Bars {
         let wanted = !quiet && std::io::stderr().is_terminal();
         Bars {
             bars: wanted.then(MultiProgress::new),
+            report: None,
+        }
+    }
+
+    /// No bars and no lines: all goes to `report`.
+    pub fn reporting(report: Box<dyn Progress + Send + Sync>) -> Self {
+        Bars {
+            bars: None,
+            report: Some(report),
         }
     }
 
@@ -25,6 +35,7 @@ impl Bars {
         match &self.bars {
             // Fails only when the terminal is gone.
             Some(bars) => drop(bars.println(line)),
+            None if self.report.is_some() => {}
             None => eprintln!("{line}"),
         }
     }
@@ -32,6 +43,9 @@ impl Bars {
 
 impl Progress for Bars {
     fn step(&self, label: &str, total: Option<u64>) -> Box<dyn Step> {
+        if let Some(report) = &self.report {
+            return report.step(label, total);
+        }
         let Some(bars) = &self.bars else {
             return lib_model::Silent.step(label, total);
         };

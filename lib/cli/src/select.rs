@@ -13,6 +13,8 @@ pub enum Kind {
     Kernel,
     /// VMs.
     Vm,
+    /// Operations.
+    Operation,
 }
 
 impl Kind {
@@ -22,6 +24,7 @@ impl Kind {
             Kind::Image => "image",
             Kind::Kernel => "kernel",
             Kind::Vm => "VM",
+            Kind::Operation => "operation",
         }
     }
 
@@ -30,6 +33,7 @@ impl Kind {
             Kind::Image => "banger-image list",
             Kind::Kernel => "banger-image kernel list",
             Kind::Vm => "banger-vm list",
+            Kind::Operation => "banger-vm op list",
         }
     }
 
@@ -39,6 +43,7 @@ impl Kind {
             Record::Image(_) => self == Kind::Image,
             Record::Kernel(_) => self == Kind::Kernel,
             Record::Vm(_) => self == Kind::Vm,
+            Record::Operation(_) => self == Kind::Operation,
         };
         fits.then(|| record.id())
     }

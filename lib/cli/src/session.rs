@@ -32,6 +32,17 @@ impl Session {
         })
     }
 
+    /// The same without a terminal: progress goes to `report`, notes go nowhere.
+    pub fn reporting(&self, report: Box<dyn lib_model::Progress + Send + Sync>) -> Self {
+        Session {
+            context: self.context.clone(),
+            output: self.output.another(),
+            bars: std::sync::Arc::new(Bars::reporting(report)),
+            quiet: true,
+            verbose: false,
+        }
+    }
+
     /// Opens the store, making it when it is not there.
     ///
     /// # Errors

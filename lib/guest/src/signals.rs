@@ -35,8 +35,8 @@ pub trait Control {
 /// How many interrupts a command may ignore before the caller is let go.
 const PATIENCE: u32 = 3;
 
-/// The process's own signals as wishes: SIGINT, SIGTERM, SIGHUP and SIGQUIT are passed on, SIGWINCH
-/// becomes a resize. The third SIGINT or SIGTERM gives up.
+/// The process's own signals as wishes: SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 are passed on,
+/// SIGWINCH becomes a resize. The third SIGINT or SIGTERM gives up.
 ///
 /// The signals are blocked in the thread that made this until it is dropped, so make it in the main
 /// thread before there are others.
@@ -59,6 +59,8 @@ impl Signals {
             Signal::SIGTERM,
             Signal::SIGHUP,
             Signal::SIGQUIT,
+            Signal::SIGUSR1,
+            Signal::SIGUSR2,
             Signal::SIGWINCH,
         ]);
         let terminal = terminal.map(|t| t.try_clone_to_owned()).transpose()?;

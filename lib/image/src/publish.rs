@@ -107,7 +107,7 @@ pub fn delete(store: &mut Store, locks: &mut Locks, selector: &str) -> Result<Im
     let blobs = Blobs::open(store.context())?;
     let guard = locks.images()?;
     let image = store.image(selector)?;
-    store
+    let trash = store
         .delete_image(&guard, &image.id)
         .map_err(|error| match error {
             StoreError::InUse { kind, users, .. } => StoreError::InUse {
@@ -120,6 +120,8 @@ pub fn delete(store: &mut Store, locks: &mut Locks, selector: &str) -> Result<Im
     if store.image_by_digest(&image.digest)?.is_none() {
         blobs.forget(&guard, &image.digest)?;
     }
+    drop(guard);
+    drop(trash);
     Ok(ImageRecord {
         changed: true,
         ..image

@@ -43,6 +43,14 @@ macro_rules! id {
             }
         }
 
+        impl std::str::FromStr for $name {
+            type Err = IdError;
+
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                $name::try_from(text)
+            }
+        }
+
         impl TryFrom<String> for $name {
             type Error = IdError;
 
@@ -76,6 +84,10 @@ id!(
 id!(
     /// Identifies a VM; directories, sockets and locks are named after it.
     VmId
+);
+id!(
+    /// Identifies an operation that goes on without its command.
+    OperationId
 );
 
 #[cfg(test)]

@@ -12,10 +12,13 @@ mod size;
 
 pub use digest::{Digest, DigestError};
 pub use failure::{Diagnose, Exit};
-pub use id::{IdError, ImageId, KernelId, VmId};
+pub use id::{IdError, ImageId, KernelId, OperationId, VmId};
 pub use name::{KernelName, NameError, VmName};
 pub use nearest::nearest;
 pub use progress::{Progress, Silent, Step};
-pub use record::{ImageRecord, KernelRecord, OciConfig, Record, SCHEMA, VmRecord, VmState};
+pub use record::{
+    ImageRecord, KernelRecord, OciConfig, OperationRecord, OperationState, Record, SCHEMA,
+    VmRecord, VmState,
+};
 pub use reference::{Reference, ReferenceError};
 pub use size::{ByteSize, SizeError};

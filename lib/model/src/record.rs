@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ByteSize, Digest, ImageId, KernelId, KernelName, VmId, VmName};
+use crate::{ByteSize, Digest, ImageId, KernelId, KernelName, OperationId, VmId, VmName};
 
 /// Version of the records; raised when a field changes its meaning.
 pub const SCHEMA: u32 = 1;
@@ -20,15 +20,18 @@ pub enum Record {
     Kernel(KernelRecord),
     /// A VM.
     Vm(VmRecord),
+    /// An operation.
+    Operation(OperationRecord),
 }
 
 impl Record {
-    /// `image`, `kernel` or `vm`.
+    /// `image`, `kernel`, `vm` or `operation`.
     pub fn kind(&self) -> &'static str {
         match self {
             Record::Image(_) => "image",
             Record::Kernel(_) => "kernel",
             Record::Vm(_) => "vm",
+            Record::Operation(_) => "operation",
         }
     }
 
@@ -38,6 +41,7 @@ impl Record {
             Record::Image(image) => image.id.as_str(),
             Record::Kernel(kernel) => kernel.id.as_str(),
             Record::Vm(vm) => vm.id.as_str(),
+            Record::Operation(operation) => operation.id.as_str(),
         }
     }
 }
@@ -57,6 +61,12 @@ impl From<KernelRecord> for Record {
 impl From<VmRecord> for Record {
     fn from(vm: VmRecord) -> Record {
         Record::Vm(vm)
+    }
+}
+
+impl From<OperationRecord> for Record {
+    fn from(operation: OperationRecord) -> Record {
+        Record::Operation(operation)
     }
 }
 
@@ -176,6 +186,73 @@ pub struct VmRecord {
     /// Something was done by the command that prints this.
     #[serde(default)]
     pub changed: bool,
+}
+
+/// Work that goes on without the command that began it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationRecord {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Random id.
+    pub id: OperationId,
+    /// What is being done: `create`.
+    pub operation: String,
+    /// Name of the VM, or what it is made of while it has no name.
+    pub name: String,
+    /// The VM, once it is made.
+    #[serde(default)]
+    pub vm: Option<VmId>,
+    /// State now: it is running exactly as long as its process lives.
+    pub state: OperationState,
+    /// What its process is, or was last, busy with.
+    pub stage: String,
+    /// How far the stage is, in bytes or entries.
+    pub done: u64,
+    /// Of how many, where that is known.
+    #[serde(default)]
+    pub total: Option<u64>,
+    /// When it began, milliseconds since 1970.
+    pub created_ms: u64,
+    /// When it ended, milliseconds since 1970.
+    #[serde(default)]
+    pub finished_ms: Option<u64>,
+    /// Exit status that the command would have ended with.
+    #[serde(default)]
+    pub status: Option<u8>,
+    /// Why it failed; the causes follow.
+    #[serde(default)]
+    pub error: Vec<String>,
+    /// What to do about it.
+    #[serde(default)]
+    pub hint: Option<String>,
+    /// Something was done by the command that prints this.
+    #[serde(default)]
+    pub changed: bool,
+}
+
+/// State of an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OperationState {
+    /// Its process lives.
+    Running,
+    /// It did what was asked.
+    Done,
+    /// It failed, or its process was killed.
+    Failed,
+    /// It was cancelled, and nothing of it remains.
+    Cancelled,
+}
+
+impl std::fmt::Display for OperationState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            OperationState::Running => "running",
+            OperationState::Done => "done",
+            OperationState::Failed => "failed",
+            OperationState::Cancelled => "cancelled",
+        })
+    }
 }
 
 /// State of a VM, never stored.

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use lib_model::{ImageId, KernelId, VmId};
+use lib_model::{ImageId, KernelId, OperationId, VmId};
 
 use crate::StoreError;
 use crate::runtime_dir::private_dir;
@@ -117,6 +117,11 @@ impl Context {
         self.data.join("locks")
     }
 
+    /// Held by the worker of an operation as long as it lives.
+    pub fn operation_lock(&self, id: &OperationId) -> PathBuf {
+        self.locks().join("operation").join(id.as_str())
+    }
+
     pub(crate) fn staging(&self) -> PathBuf {
         self.data.join("staging")
     }
@@ -165,7 +170,16 @@ impl Context {
         }
         private_dir(&self.data)?;
         for directory in [
-            "images", "kernels", "vms", "blobs", "cache", "locks", "locks/vm", "staging", "trash",
+            "images",
+            "kernels",
+            "vms",
+            "blobs",
+            "cache",
+            "locks",
+            "locks/vm",
+            "locks/operation",
+            "staging",
+            "trash",
         ] {
             private_dir(&self.data.join(directory))?;
         }

@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use banger_failpoint::point;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
@@ -17,6 +18,7 @@ pub struct FileLock(File);
 impl FileLock {
     /// Opens the file, making it, without following a link. Nothing is locked yet.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        point("lock.open")?;
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -62,6 +64,7 @@ impl FileLock {
     }
 
     pub(crate) fn try_lock(&self) -> io::Result<bool> {
+        point("lock.take")?;
         match fcntl(&self.0, FcntlArg::F_OFD_SETLK(&whole_file())) {
             Ok(_) => Ok(true),
             Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
@@ -77,6 +80,16 @@ impl FileLock {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// The open file description, to be inherited: the lock is held until the last copy is closed.
+    pub fn into_file(self) -> File {
+        self.0
+    }
+
+    /// From a description that was locked by who gave it to us.
+    pub fn from_locked(file: File) -> Self {
+        FileLock(file)
     }
 
     pub(crate) fn file(&mut self) -> &mut File {

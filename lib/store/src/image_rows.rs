@@ -1,12 +1,11 @@
 //! Images: publication, names, look-up, deletion.
 
-use std::fs;
+use lib_model::{ByteSize, Digest, ImageId, ImageRecord, OciConfig, Reference, SCHEMA};
+use rusqlite::Row;
 
-use lib_model::{ByteSize, Digest, ImageId, ImageRecord, OciConfig, Reference, SCHEMA, nearest};
-use rusqlite::{OptionalExtension, Row};
-
+use crate::look_up::Table;
 use crate::staging::move_to_trash;
-use crate::{ImagesGuard, Staged, Store, StoreError, now_ms};
+use crate::{ImagesGuard, Staged, Store, StoreError, Trash, now_ms};
 
 /// What is known of an image before it is published.
 #[derive(Debug, Clone)]
@@ -33,15 +32,7 @@ impl Store {
     /// # Errors
     /// A database that cannot be read.
     pub fn images(&self) -> Result<Vec<ImageRecord>, StoreError> {
-        let failed = self.failed();
-        let mut statement = self
-            .connection
-            .prepare_cached(&format!("{SELECT} ORDER BY created_ms DESC, id"))
-            .map_err(&failed)?;
-        let rows = statement
-            .query_map([], |row| Ok(image(row)))
-            .map_err(&failed)?;
-        rows.map(|row| row.map_err(&failed)?).collect()
+        self.rows(&IMAGES, "ORDER BY created_ms DESC, id")
     }
 
     /// The image of this name, id, or unique id prefix.
@@ -51,61 +42,16 @@ impl Store {
     pub fn image(&self, selector: &str) -> Result<ImageRecord, StoreError> {
         let name =
             Reference::try_from(selector).map_or_else(|_| selector.to_owned(), |r| r.familiar());
-        if let Some(image) = self.one_image(
-            "id = (SELECT image FROM image_names WHERE name = ?1)",
-            &name,
-        )? {
-            return Ok(image);
-        }
-        let ids = self.ids_by_prefix("images", selector)?;
-        match &ids[..] {
-            [id] => self.image_by_id(id),
-            [] => {
-                let names = self.image_names()?;
-                Err(StoreError::NotFound {
-                    kind: "image",
-                    selector: selector.to_owned(),
-                    nearest: nearest(untagged(&name), names.iter().map(|n| untagged(n)))
-                        .map(str::to_owned),
-                })
-            }
-            _ => Err(StoreError::Ambiguous {
-                kind: "image",
-                selector: selector.to_owned(),
-                matches: ids,
-            }),
-        }
+        self.look_up(&IMAGES, selector, &name, untagged)
     }
 
-    /// The newest image with this manifest digest and file system.
+    /// The newest image with this manifest digest.
     ///
     /// # Errors
     /// A database that cannot be read.
     pub fn image_by_digest(&self, digest: &Digest) -> Result<Option<ImageRecord>, StoreError> {
-        self.one_image(
-            "digest = ?1 ORDER BY created_ms DESC LIMIT 1",
-            digest.as_str(),
-        )
-    }
-
-    pub(crate) fn image_by_id(&self, id: &str) -> Result<ImageRecord, StoreError> {
-        self.one_image("id = ?1", id)?
-            .ok_or_else(|| StoreError::NotFound {
-                kind: "image",
-                selector: id.to_owned(),
-                nearest: None,
-            })
-    }
-
-    fn one_image(&self, condition: &str, value: &str) -> Result<Option<ImageRecord>, StoreError> {
-        let failed = self.failed();
-        self.connection
-            .prepare_cached(&format!("{SELECT} WHERE {condition}"))
-            .map_err(&failed)?
-            .query_row([value], |row| Ok(image(row)))
-            .optional()
-            .map_err(failed)?
-            .transpose()
+        let newest = "digest = ?1 ORDER BY created_ms DESC LIMIT 1";
+        self.row(&IMAGES, newest, digest.as_str())
     }
 
     /// All names of images, sorted; for completion too.
@@ -113,7 +59,7 @@ impl Store {
     /// # Errors
     /// A database that cannot be read.
     pub fn image_names(&self) -> Result<Vec<String>, StoreError> {
-        self.strings("SELECT name FROM image_names ORDER BY name")
+        self.strings(IMAGES.names)
     }
 
     /// The publication atom: staging becomes the image's directory, then its row appears.
@@ -129,16 +75,15 @@ impl Store {
         new: &NewImage,
         name: Option<&str>,
     ) -> Result<ImageRecord, StoreError> {
-        self.sweep_unpublished("images")?;
         let id = ImageId::random()
             .map_err(crate::io_error("name an image in", self.context().data()))?;
-        staged.publish(&self.context().image(&id))?;
         let config =
             serde_json::to_string(&new.config).map_err(|error| StoreError::DamagedRow {
                 what: format!("image {id}"),
                 reason: error.to_string(),
             })?;
-        self.write(|transaction| {
+        let target = self.context().image(&id);
+        self.publish("images", staged, &target, |transaction| {
             transaction.execute(
                 "INSERT INTO images (id, digest, source, architecture, filesystem, size, used, config, created_ms)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
@@ -165,7 +110,7 @@ impl Store {
         })?;
         Ok(ImageRecord {
             changed: true,
-            ..self.image_by_id(id.as_str())?
+            ..self.row_by_id(&IMAGES, id.as_str())?
         })
     }
 
@@ -189,7 +134,8 @@ impl Store {
         })
     }
 
-    /// Deletes an image that no VM uses: the row, then the files.
+    /// Deletes an image that no VM uses: the row, then the files, which go when the trash is
+    /// dropped; drop the guard first.
     ///
     /// # Errors
     /// [`StoreError::InUse`] with the names of the VMs.
@@ -197,7 +143,7 @@ impl Store {
         &mut self,
         _guard: &ImagesGuard<'_>,
         id: &ImageId,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Trash, StoreError> {
         let users = self.vms_that_use("image", id.as_str())?;
         if !users.is_empty() {
             return Err(StoreError::InUse {
@@ -209,12 +155,7 @@ impl Store {
         self.write(|transaction| {
             transaction.execute("DELETE FROM images WHERE id = ?1", [id.as_str()])
         })?;
-        let directory = self.context().image(id);
-        if let Some(trash) = move_to_trash(self.context(), &directory)? {
-            // The row is gone; what cannot be unlinked now is swept later.
-            let _ = fs::remove_dir_all(trash);
-        }
-        Ok(())
+        move_to_trash(self.context(), &self.context().image(id))
     }
 }
 
@@ -223,33 +164,32 @@ fn untagged(name: &str) -> &str {
     name.strip_suffix(":latest").unwrap_or(name)
 }
 
-const SELECT: &str = "SELECT id, digest, source, architecture, filesystem, size, used, config, created_ms,
-    (SELECT json_group_array(name) FROM (SELECT name FROM image_names WHERE image = images.id ORDER BY name))
-    FROM images";
+pub(crate) const IMAGES: Table<ImageRecord> = Table {
+    kind: "image",
+    name: "images",
+    select: "SELECT id, digest, source, architecture, filesystem, size, used, config, created_ms,
+        (SELECT json_group_array(name) FROM (SELECT name FROM image_names WHERE image = images.id ORDER BY name))
+        FROM images",
+    by_name: "id = (SELECT image FROM image_names WHERE name = ?1)",
+    names: "SELECT name FROM image_names ORDER BY name",
+    read: image,
+};
 
-fn image(row: &Row<'_>) -> Result<ImageRecord, StoreError> {
-    let id: String = row.get(0).unwrap_or_default();
-    let damaged = |reason: String| StoreError::DamagedRow {
-        what: format!("image {id}"),
-        reason,
-    };
-    let read = || -> Result<ImageRecord, Box<dyn std::error::Error>> {
-        Ok(ImageRecord {
-            schema: SCHEMA,
-            id: ImageId::try_from(id.as_str())?,
-            digest: Digest::try_from(row.get::<_, String>(1)?)?,
-            source: row.get(2)?,
-            architecture: row.get(3)?,
-            filesystem: row.get(4)?,
-            size: ByteSize(row.get::<_, i64>(5)?.cast_unsigned()),
-            used: ByteSize(row.get::<_, i64>(6)?.cast_unsigned()),
-            config: serde_json::from_str(&row.get::<_, String>(7)?)?,
-            created_ms: row.get::<_, i64>(8)?.cast_unsigned(),
-            names: serde_json::from_str(&row.get::<_, String>(9)?)?,
-            changed: false,
-        })
-    };
-    read().map_err(|error| damaged(error.to_string()))
+fn image(row: &Row<'_>) -> Result<ImageRecord, Box<dyn std::error::Error>> {
+    Ok(ImageRecord {
+        schema: SCHEMA,
+        id: ImageId::try_from(row.get::<_, String>(0)?)?,
+        digest: Digest::try_from(row.get::<_, String>(1)?)?,
+        source: row.get(2)?,
+        architecture: row.get(3)?,
+        filesystem: row.get(4)?,
+        size: ByteSize(row.get::<_, i64>(5)?.cast_unsigned()),
+        used: ByteSize(row.get::<_, i64>(6)?.cast_unsigned()),
+        config: serde_json::from_str(&row.get::<_, String>(7)?)?,
+        created_ms: row.get::<_, i64>(8)?.cast_unsigned(),
+        names: serde_json::from_str(&row.get::<_, String>(9)?)?,
+        changed: false,
+    })
 }
 
 #[cfg(test)]
@@ -309,8 +249,10 @@ pub(crate) mod tests {
         assert!(store.name_image(&guard, &first.id, "old:1").unwrap());
         assert!(!store.name_image(&guard, &first.id, "old:1").unwrap());
 
-        store.delete_image(&guard, &first.id).unwrap();
+        let trash = store.delete_image(&guard, &first.id).unwrap();
         assert!(!context.image(&first.id).exists());
+        drop(trash);
+        assert_eq!(std::fs::read_dir(context.trash()).unwrap().count(), 0);
         let error = store.image("alpnie").unwrap_err();
         assert!(matches!(error, StoreError::NotFound { nearest: Some(n), .. } if n == "alpine"));
     }

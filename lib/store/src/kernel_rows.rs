@@ -1,12 +1,11 @@
 //! Kernels: publication, look-up, deletion. They share the images lock.
 
-use std::fs;
+use lib_model::{Digest, KernelId, KernelName, KernelRecord, SCHEMA};
+use rusqlite::Row;
 
-use lib_model::{Digest, KernelId, KernelName, KernelRecord, SCHEMA, nearest};
-use rusqlite::{OptionalExtension, Row};
-
+use crate::look_up::Table;
 use crate::staging::move_to_trash;
-use crate::{ImagesGuard, Staged, Store, StoreError, now_ms};
+use crate::{ImagesGuard, Staged, Store, StoreError, Trash, now_ms};
 
 /// What is known of a kernel before it is published.
 #[derive(Debug, Clone)]
@@ -33,15 +32,7 @@ impl Store {
     /// # Errors
     /// A database that cannot be read.
     pub fn kernels(&self) -> Result<Vec<KernelRecord>, StoreError> {
-        let failed = self.failed();
-        let mut statement = self
-            .connection
-            .prepare_cached(&format!("{SELECT} ORDER BY created_ms DESC, id"))
-            .map_err(&failed)?;
-        let rows = statement
-            .query_map([], |row| Ok(kernel(row)))
-            .map_err(&failed)?;
-        rows.map(|row| row.map_err(&failed)?).collect()
+        self.rows(&KERNELS, "ORDER BY created_ms DESC, id")
     }
 
     /// The kernel of this name, id, or unique id prefix.
@@ -49,31 +40,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`] with the nearest name, [`StoreError::Ambiguous`].
     pub fn kernel(&self, selector: &str) -> Result<KernelRecord, StoreError> {
-        if let Some(kernel) = self.one_kernel("name = ?1", selector)? {
-            return Ok(kernel);
-        }
-        let not_found = |nearest| StoreError::NotFound {
-            kind: "kernel",
-            selector: selector.to_owned(),
-            nearest,
-        };
-        let ids = self.ids_by_prefix("kernels", selector)?;
-        match &ids[..] {
-            [id] => self
-                .one_kernel("id = ?1", id)?
-                .ok_or_else(|| not_found(None)),
-            [] => {
-                let names = self.kernel_names()?;
-                Err(not_found(
-                    nearest(selector, names.iter().map(String::as_str)).map(str::to_owned),
-                ))
-            }
-            _ => Err(StoreError::Ambiguous {
-                kind: "kernel",
-                selector: selector.to_owned(),
-                matches: ids,
-            }),
-        }
+        self.look_up(&KERNELS, selector, selector, |name| name)
     }
 
     /// The kernel that was imported from a file of this digest.
@@ -81,21 +48,8 @@ impl Store {
     /// # Errors
     /// A database that cannot be read.
     pub fn kernel_by_digest(&self, digest: &Digest) -> Result<Option<KernelRecord>, StoreError> {
-        self.one_kernel(
-            "digest = ?1 ORDER BY created_ms DESC LIMIT 1",
-            digest.as_str(),
-        )
-    }
-
-    fn one_kernel(&self, condition: &str, value: &str) -> Result<Option<KernelRecord>, StoreError> {
-        let failed = self.failed();
-        self.connection
-            .prepare_cached(&format!("{SELECT} WHERE {condition}"))
-            .map_err(&failed)?
-            .query_row([value], |row| Ok(kernel(row)))
-            .optional()
-            .map_err(failed)?
-            .transpose()
+        let newest = "digest = ?1 ORDER BY created_ms DESC LIMIT 1";
+        self.row(&KERNELS, newest, digest.as_str())
     }
 
     /// All names of kernels, sorted; for completion too.
@@ -103,7 +57,7 @@ impl Store {
     /// # Errors
     /// A database that cannot be read.
     pub fn kernel_names(&self) -> Result<Vec<String>, StoreError> {
-        self.strings("SELECT name FROM kernels ORDER BY name")
+        self.strings(KERNELS.names)
     }
 
     /// The publication atom: staging becomes the kernel's directory, then its row appears.
@@ -116,8 +70,10 @@ impl Store {
         staged: Staged,
         new: &NewKernel,
     ) -> Result<KernelRecord, StoreError> {
-        self.sweep_unpublished("kernels")?;
-        if self.one_kernel("name = ?1", new.name.as_str())?.is_some() {
+        if self
+            .row(&KERNELS, KERNELS.by_name, new.name.as_str())?
+            .is_some()
+        {
             return Err(StoreError::NameTaken {
                 kind: "kernel",
                 name: new.name.to_string(),
@@ -125,8 +81,8 @@ impl Store {
         }
         let id = KernelId::random()
             .map_err(crate::io_error("name a kernel in", self.context().data()))?;
-        staged.publish(&self.context().kernel(&id))?;
-        self.write(|transaction| {
+        let target = self.context().kernel(&id);
+        self.publish("kernels", staged, &target, |transaction| {
             transaction.execute(
                 "INSERT INTO kernels (id, name, release, architecture, digest, source, vmlinux, modules, created_ms)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
@@ -145,11 +101,11 @@ impl Store {
         })?;
         Ok(KernelRecord {
             changed: true,
-            ..self.kernel(id.as_str())?
+            ..self.row_by_id(&KERNELS, id.as_str())?
         })
     }
 
-    /// Deletes a kernel that no VM uses: the row, then the files.
+    /// Deletes a kernel that no VM uses; as [`Store::delete_image`].
     ///
     /// # Errors
     /// [`StoreError::InUse`] with the names of the VMs.
@@ -157,7 +113,7 @@ impl Store {
         &mut self,
         _guard: &ImagesGuard<'_>,
         kernel: &KernelRecord,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Trash, StoreError> {
         let users = self.vms_that_use("kernel", kernel.id.as_str())?;
         if !users.is_empty() {
             return Err(StoreError::InUse {
@@ -169,35 +125,31 @@ impl Store {
         self.write(|transaction| {
             transaction.execute("DELETE FROM kernels WHERE id = ?1", [kernel.id.as_str()])
         })?;
-        let directory = self.context().kernel(&kernel.id);
-        if let Some(trash) = move_to_trash(self.context(), &directory)? {
-            let _ = fs::remove_dir_all(trash);
-        }
-        Ok(())
+        move_to_trash(self.context(), &self.context().kernel(&kernel.id))
     }
 }
 
-const SELECT: &str = "SELECT id, name, release, architecture, digest, source, vmlinux, modules, created_ms FROM kernels";
+pub(crate) const KERNELS: Table<KernelRecord> = Table {
+    kind: "kernel",
+    name: "kernels",
+    select: "SELECT id, name, release, architecture, digest, source, vmlinux, modules, created_ms FROM kernels",
+    by_name: "name = ?1",
+    names: "SELECT name FROM kernels ORDER BY name",
+    read: kernel,
+};
 
-fn kernel(row: &Row<'_>) -> Result<KernelRecord, StoreError> {
-    let id: String = row.get(0).unwrap_or_default();
-    let read = || -> Result<KernelRecord, Box<dyn std::error::Error>> {
-        Ok(KernelRecord {
-            schema: SCHEMA,
-            id: KernelId::try_from(id.as_str())?,
-            name: KernelName::try_from(row.get::<_, String>(1)?)?,
-            release: row.get(2)?,
-            architecture: row.get(3)?,
-            digest: Digest::try_from(row.get::<_, String>(4)?)?,
-            source: row.get(5)?,
-            vmlinux: row.get(6)?,
-            modules: row.get::<_, i64>(7)?.cast_unsigned(),
-            created_ms: row.get::<_, i64>(8)?.cast_unsigned(),
-            changed: false,
-        })
-    };
-    read().map_err(|error| StoreError::DamagedRow {
-        what: format!("kernel {id}"),
-        reason: error.to_string(),
+fn kernel(row: &Row<'_>) -> Result<KernelRecord, Box<dyn std::error::Error>> {
+    Ok(KernelRecord {
+        schema: SCHEMA,
+        id: KernelId::try_from(row.get::<_, String>(0)?)?,
+        name: KernelName::try_from(row.get::<_, String>(1)?)?,
+        release: row.get(2)?,
+        architecture: row.get(3)?,
+        digest: Digest::try_from(row.get::<_, String>(4)?)?,
+        source: row.get(5)?,
+        vmlinux: row.get(6)?,
+        modules: row.get::<_, i64>(7)?.cast_unsigned(),
+        created_ms: row.get::<_, i64>(8)?.cast_unsigned(),
+        changed: false,
     })
 }

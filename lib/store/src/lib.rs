@@ -9,6 +9,8 @@ mod file_lock;
 mod image_rows;
 mod kernel_rows;
 mod locks;
+mod look_up;
+mod operation_rows;
 mod runtime_dir;
 mod schema;
 mod staging;
@@ -20,9 +22,10 @@ pub use file_lock::FileLock;
 pub use image_rows::NewImage;
 pub use kernel_rows::NewKernel;
 pub use locks::{CreateGuard, Holder, ImagesGuard, LeafGuard, Locks, VmGuard};
+pub use operation_rows::{OperationRow, Outcome, wait_operation};
 pub use runtime_dir::private_dir;
 pub use schema::Store;
-pub use staging::Staged;
+pub use staging::{Staged, Trash};
 pub use vm_rows::{NewVm, VmRow, VmSpec};
 
 /// Milliseconds since 1970, for records.

@@ -28,6 +28,7 @@ use std::io::{Read, Seek, Write};
 use std::marker::PhantomData;
 use std::path::PathBuf;
 
+use banger_failpoint::{passed, point};
 use lib_model::VmId;
 use serde::{Deserialize, Serialize};
 
@@ -97,8 +98,10 @@ impl Locks {
     /// # Errors
     /// When the lock file cannot be opened or locked.
     pub fn create(&mut self) -> Result<CreateGuard<'_>, StoreError> {
+        let file = self.take("create")?;
+        passed("lock.create.taken");
         Ok(CreateGuard {
-            _file: self.take("create")?,
+            _file: file,
             _order: PhantomData,
         })
     }
@@ -108,8 +111,10 @@ impl Locks {
     /// # Errors
     /// When the lock file cannot be opened or locked.
     pub fn images(&mut self) -> Result<ImagesGuard<'_>, StoreError> {
+        let file = self.take("images")?;
+        passed("lock.images.taken");
         Ok(ImagesGuard {
-            _file: self.take("images")?,
+            _file: file,
             _order: PhantomData,
         })
     }
@@ -167,10 +172,22 @@ pub struct CreateGuard<'a> {
     _order: PhantomData<&'a mut Locks>,
 }
 
+impl Drop for CreateGuard<'_> {
+    fn drop(&mut self) {
+        passed("lock.create.drop");
+    }
+}
+
 /// Holds `images`.
 pub struct ImagesGuard<'a> {
     _file: FileLock,
     _order: PhantomData<&'a mut Locks>,
+}
+
+impl Drop for ImagesGuard<'_> {
+    fn drop(&mut self) {
+        passed("lock.images.drop");
+    }
 }
 
 /// Holds a leaf lock.
@@ -179,14 +196,15 @@ pub struct LeafGuard<'a> {
     _order: PhantomData<&'a mut Locks>,
 }
 
-fn read_holder(file: &mut File) -> Option<Holder> {
+pub(crate) fn read_holder(file: &mut File) -> Option<Holder> {
     let mut text = String::new();
     file.rewind().ok()?;
     file.take(4096).read_to_string(&mut text).ok()?;
     serde_json::from_str(&text).ok()
 }
 
-fn write_holder(file: &mut File) -> std::io::Result<()> {
+pub(crate) fn write_holder(file: &mut File) -> std::io::Result<()> {
+    point("lock.holder")?;
     let command: String = std::env::args().take(4).collect::<Vec<_>>().join(" ");
     let holder = Holder {
         pid: std::process::id(),

@@ -4,6 +4,7 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
+use banger_failpoint::point;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, fstat};
 
@@ -17,7 +18,7 @@ use crate::StoreError;
 /// # Errors
 /// [`StoreError::UnsafeDirectory`] when it is a link, another user's, or open to others.
 pub fn private_dir(path: &Path) -> Result<(), StoreError> {
-    match DirBuilder::new().mode(0o700).create(path) {
+    match point("directory.create").and_then(|()| DirBuilder::new().mode(0o700).create(path)) {
         Ok(()) => {}
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
         Err(source) => {

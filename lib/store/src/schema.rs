@@ -6,16 +6,22 @@
 use std::path::Path;
 use std::time::Duration;
 
+use banger_failpoint::{passed, point};
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use crate::staging::sweep;
 use crate::{Context, StoreError};
 
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
 
 /// `MIGRATIONS[n]` leads from format n to n + 1; with it, the oldest format that may still write.
-const MIGRATIONS: &[(&str, i64)] = &[(
-    "CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+const MIGRATIONS: &[(&str, i64)] = &[
+    (FIRST, 1),
+    // An older banger neither reads nor writes the new table, and all else is as it was.
+    (OPERATIONS, 1),
+];
+
+const FIRST: &str = "CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
      CREATE TABLE images (
         id TEXT PRIMARY KEY, digest TEXT NOT NULL, source TEXT NOT NULL, architecture TEXT NOT NULL,
         filesystem TEXT NOT NULL, size INTEGER NOT NULL, used INTEGER NOT NULL, config TEXT NOT NULL,
@@ -34,9 +40,12 @@ const MIGRATIONS: &[(&str, i64)] = &[(
         kernel TEXT NOT NULL REFERENCES kernels (id) ON DELETE RESTRICT,
         spec TEXT NOT NULL, created_ms INTEGER NOT NULL) STRICT;
      CREATE INDEX vms_by_image ON vms (image);
-     CREATE INDEX vms_by_kernel ON vms (kernel);",
-    1,
-)];
+     CREATE INDEX vms_by_kernel ON vms (kernel);";
+
+const OPERATIONS: &str = "CREATE TABLE operations (
+        id TEXT PRIMARY KEY, operation TEXT NOT NULL, name TEXT NOT NULL, vm TEXT,
+        stage TEXT NOT NULL, done INTEGER NOT NULL, total INTEGER,
+        created_ms INTEGER NOT NULL, finished_ms INTEGER, outcome TEXT) STRICT;";
 
 /// An open store.
 pub struct Store {
@@ -52,6 +61,7 @@ impl Store {
     pub fn open(context: &Context) -> Result<Self, StoreError> {
         context.make_directories()?;
         let path = context.database();
+        point("database.open").map_err(crate::io_error("open", &path))?;
         let connection = Connection::open(&path).map_err(database_error(&path))?;
         let mut store = Store {
             context: context.clone(),
@@ -60,6 +70,7 @@ impl Store {
         store.configure()?;
         store.migrate()?;
         sweep(context);
+        store.prune_operations()?;
         Ok(store)
     }
 
@@ -157,13 +168,17 @@ impl Store {
         &mut self,
         work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
-        let failed = database_error(&self.context.database());
+        let path = self.context.database();
+        let failed = database_error(&path);
+        point("database.begin").map_err(crate::io_error("write", &path))?;
         let transaction = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(&failed)?;
         let value = work(&transaction).map_err(&failed)?;
+        point("database.commit").map_err(crate::io_error("write", &path))?;
         transaction.commit().map_err(failed)?;
+        passed("database.committed");
         Ok(value)
     }
 
@@ -221,11 +236,61 @@ pub(crate) mod tests {
         assert!(matches!(
             Store::open(&context),
             Err(StoreError::Newer {
-                found: 2,
-                known: 1,
+                found: 3,
+                known: 2,
                 ..
             })
         ));
+    }
+
+    #[test]
+    fn a_store_of_the_first_format_is_migrated_with_its_rows_and_its_old_writers_stay() {
+        let base = tempfile::tempdir().unwrap();
+        let context = context(base.path());
+        context.make_directories().unwrap();
+        let old = Connection::open(context.database()).unwrap();
+        old.execute_batch(FIRST).unwrap();
+        old.execute_batch(
+            "INSERT INTO meta VALUES ('oldest_writer', 1); PRAGMA user_version = 1;
+             INSERT INTO kernels VALUES ('00112233445566aa', 'k', '6.1', 'amd64',
+                'sha256:0000000000000000000000000000000000000000000000000000000000000000', 's', 1, 0, 5);",
+        )
+        .unwrap();
+        drop(old);
+        let store = Store::open(&context).unwrap();
+        assert_eq!(store.kernel("k").unwrap().created_ms, 5);
+        assert!(store.operations().unwrap().is_empty());
+        let oldest: i64 = store
+            .connection
+            .query_row(
+                "SELECT value FROM meta WHERE key = 'oldest_writer'",
+                [],
+                |row| row.get(0),
+            )
+            .unwrap();
+        assert_eq!((store.format().unwrap(), oldest), (FORMAT, 1));
+    }
+
+    #[test]
+    fn what_is_committed_is_on_the_disk_and_foreign_keys_hold() {
+        let base = tempfile::tempdir().unwrap();
+        let store = Store::open(&context(base.path())).unwrap();
+        let pragma = |name: &str| -> String {
+            let sql = format!("SELECT CAST({name} AS TEXT) FROM pragma_{name}");
+            store
+                .connection
+                .query_row(&sql, [], |row| row.get(0))
+                .unwrap()
+        };
+        assert_eq!(pragma("journal_mode"), "wal");
+        // 2 is FULL: the WAL is synced at each commit (sqlite.org, pragma.html#pragma_synchronous).
+        assert_eq!(pragma("synchronous"), "2");
+        assert_eq!(pragma("foreign_keys"), "1");
+        let dangling = store.connection.execute(
+            "INSERT INTO vms VALUES ('00112233445566aa', 'v', 'no-image', 'no-kernel', '{}', 1)",
+            [],
+        );
+        assert!(dangling.unwrap_err().to_string().contains("FOREIGN KEY"));
     }
 
     #[test]

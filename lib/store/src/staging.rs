@@ -3,12 +3,15 @@
 //! `staging/<id>.lock` is locked before `staging/<id>` is made and removed after it is gone or
 //! renamed, so a directory whose lock can be taken, or is missing, belongs to nobody.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use banger_failpoint::{passed, point};
 use lib_model::ImageId;
+use rusqlite::Transaction;
 
-use crate::{Context, FileLock, StoreError, io_error, private_dir};
+use crate::{Context, FileLock, Store, StoreError, io_error, private_dir};
 
 /// A directory under `staging/`; removed with everything in it unless it is published.
 #[derive(Debug)]
@@ -25,6 +28,7 @@ impl Staged {
     /// When it cannot be made.
     pub fn new(context: &Context) -> Result<Self, StoreError> {
         let base = context.staging();
+        point("staging.create").map_err(io_error("create a directory in", &base))?;
         loop {
             let id = ImageId::random().map_err(io_error("name a directory in", &base))?;
             let lock_path = base.join(format!("{id}.lock"));
@@ -51,7 +55,10 @@ impl Staged {
     /// Makes the directory's own entries durable, then renames it. Files in it must be synced already.
     pub(crate) fn publish(self, target: &Path) -> Result<(), StoreError> {
         sync_directory(&self.directory)?;
-        fs::rename(&self.directory, target).map_err(io_error("publish", target))?;
+        point("staging.publish")
+            .and_then(|()| fs::rename(&self.directory, target))
+            .map_err(io_error("publish", target))?;
+        passed("staging.published");
         if let Some(parent) = target.parent() {
             sync_directory(parent)?;
         }
@@ -61,6 +68,7 @@ impl Staged {
 
 impl Drop for Staged {
     fn drop(&mut self) {
+        passed("staging.drop");
         // What cannot be removed now is swept by the next command.
         let _ = fs::remove_dir_all(&self.directory);
         let _ = fs::remove_file(&self.lock_path);
@@ -91,13 +99,28 @@ pub(crate) fn sweep(context: &Context) {
     }
 }
 
-/// Moves a published directory out of the way; [`sweep`] or the caller unlinks it afterwards.
-pub(crate) fn move_to_trash(context: &Context, path: &Path) -> Result<Option<PathBuf>, StoreError> {
+/// What was deleted; its files are unlinked when this is dropped, or by the next command.
+#[derive(Debug)]
+#[must_use = "drop it after the lock: unlinking a large file takes time"]
+pub struct Trash(Option<PathBuf>);
+
+impl Drop for Trash {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0
+            && point("trash.unlink").is_ok()
+        {
+            let _ = fs::remove_dir_all(path);
+        }
+    }
+}
+
+/// Moves a published directory out of the way. A missing one is as good.
+pub(crate) fn move_to_trash(context: &Context, path: &Path) -> Result<Trash, StoreError> {
     let id = ImageId::random().map_err(io_error("name a directory in", &context.trash()))?;
     let target = context.trash().join(id.as_str());
-    match fs::rename(path, &target) {
-        Ok(()) => Ok(Some(target)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+    match point("trash.move").and_then(|()| fs::rename(path, &target)) {
+        Ok(()) => Ok(Trash(Some(target))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Trash(None)),
         Err(source) => Err(StoreError::Io {
             action: "remove",
             path: path.to_owned(),
@@ -106,9 +129,56 @@ pub(crate) fn move_to_trash(context: &Context, path: &Path) -> Result<Option<Pat
     }
 }
 
+impl Store {
+    /// Removes what dead processes left half-made; each command does it when it opens the store.
+    pub fn sweep_leftovers(&self) {
+        sweep(self.context());
+    }
+
+    /// Renames staging to `target` and then writes its row. The caller holds the lock of `table`.
+    pub(crate) fn publish<T>(
+        &mut self,
+        table: &'static str,
+        staged: Staged,
+        target: &Path,
+        insert: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        self.sweep_unpublished(table)?;
+        staged.publish(target)?;
+        let inserted = self.write(insert);
+        if inserted.is_err() {
+            // The first error is the one that helps; what stays is swept by the next publication.
+            drop(move_to_trash(self.context(), target));
+        }
+        inserted
+    }
+
+    /// Moves directories that have no row out of `table`'s folder: a process died between its rename
+    /// and its row. Only under the table's lock.
+    fn sweep_unpublished(&self, table: &'static str) -> Result<(), StoreError> {
+        let directory = self.context().data().join(table);
+        let entries: Vec<String> = fs::read_dir(directory)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect();
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let known: HashSet<String> = self.ids(table)?.into_iter().collect();
+        for orphan in entries.iter().filter(|id| !known.contains(*id)) {
+            let path = self.context().data().join(table).join(orphan);
+            // Unlinked by the next command: not under this lock.
+            std::mem::forget(move_to_trash(self.context(), &path)?);
+        }
+        Ok(())
+    }
+}
+
 pub(crate) fn sync_directory(path: &Path) -> Result<(), StoreError> {
-    File::open(path)
-        .and_then(|d| d.sync_all())
+    point("directory.sync")
+        .and_then(|()| File::open(path)?.sync_all())
         .map_err(io_error("sync", path))
 }
 

@@ -2,12 +2,15 @@
 
 use std::fs;
 
-use lib_model::{ByteSize, ImageId, KernelId, VmId, VmName, nearest};
-use rusqlite::{OptionalExtension, Row};
+use lib_model::{ByteSize, ImageId, KernelId, VmId, VmName};
+use rusqlite::Row;
 use serde::{Deserialize, Serialize};
 
+use crate::image_rows::IMAGES;
+use crate::kernel_rows::KERNELS;
+use crate::look_up::Table;
 use crate::staging::move_to_trash;
-use crate::{CreateGuard, Store, StoreError, VmGuard, now_ms};
+use crate::{CreateGuard, Staged, Store, StoreError, VmGuard, now_ms};
 
 /// What was asked for, beyond identity. Fields are only added, with a default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +35,9 @@ pub struct VmSpec {
     /// Made by `run`: goes away with the command.
     #[serde(default)]
     pub ephemeral: bool,
+    /// The monitor stops the VM when nobody has used it for this many seconds.
+    #[serde(default)]
+    pub idle_stop_s: Option<u64>,
 }
 
 /// A VM to be made.
@@ -72,15 +78,7 @@ impl Store {
     /// # Errors
     /// A database that cannot be read.
     pub fn vms(&self) -> Result<Vec<VmRow>, StoreError> {
-        let failed = self.failed();
-        let mut statement = self
-            .connection
-            .prepare_cached(&format!("{SELECT} ORDER BY name"))
-            .map_err(&failed)?;
-        let rows = statement
-            .query_map([], |row| Ok(vm(row)))
-            .map_err(&failed)?;
-        rows.map(|row| row.map_err(&failed)?).collect()
+        self.rows(&VMS, "ORDER BY name")
     }
 
     /// The VM of this name, id, or unique id prefix.
@@ -88,40 +86,17 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`] with the nearest name, [`StoreError::Ambiguous`].
     pub fn vm(&self, selector: &str) -> Result<VmRow, StoreError> {
-        if let Some(vm) = self.one_vm("name = ?1", selector)? {
-            return Ok(vm);
-        }
-        let not_found = |nearest| StoreError::NotFound {
-            kind: "VM",
-            selector: selector.to_owned(),
-            nearest,
-        };
-        let ids = self.ids_by_prefix("vms", selector)?;
-        match &ids[..] {
-            [id] => self.one_vm("id = ?1", id)?.ok_or_else(|| not_found(None)),
-            [] => {
-                let names = self.vm_names()?;
-                Err(not_found(
-                    nearest(selector, names.iter().map(String::as_str)).map(str::to_owned),
-                ))
-            }
-            _ => Err(StoreError::Ambiguous {
-                kind: "VM",
-                selector: selector.to_owned(),
-                matches: ids,
-            }),
-        }
+        self.look_up(&VMS, selector, selector, |name| name)
     }
 
-    fn one_vm(&self, condition: &str, value: &str) -> Result<Option<VmRow>, StoreError> {
-        let failed = self.failed();
-        self.connection
-            .prepare_cached(&format!("{SELECT} WHERE {condition}"))
-            .map_err(&failed)?
-            .query_row([value], |row| Ok(vm(row)))
-            .optional()
-            .map_err(failed)?
-            .transpose()
+    /// The row as it is now, for who has waited for the VM's lock: it may be changed or gone since it was
+    /// looked up.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub fn vm_again(&self, _guard: &VmGuard<'_>, vm: &VmRow) -> Result<VmRow, StoreError> {
+        self.row(&VMS, "id = ?1", vm.id.as_str())?
+            .ok_or_else(|| VMS.not_found(vm.name.as_str(), None))
     }
 
     /// All names of VMs, sorted; for completion too.
@@ -129,34 +104,33 @@ impl Store {
     /// # Errors
     /// A database that cannot be read.
     pub fn vm_names(&self) -> Result<Vec<String>, StoreError> {
-        self.strings("SELECT name FROM vms ORDER BY name")
+        self.strings(VMS.names)
     }
 
-    /// Records the intent to have a VM; its directory is made after this.
+    /// The publication atom: staging becomes the VM's directory, then its row appears.
+    ///
+    /// The files in `staged` are synced by the caller.
     ///
     /// # Errors
-    /// [`StoreError::NameTaken`]; [`StoreError::NotFound`] when the image or kernel was deleted meanwhile.
-    pub fn insert_vm(
+    /// [`StoreError::NameTaken`]; [`StoreError::NotFound`] when the image or kernel was deleted
+    /// meanwhile. Then nothing is published.
+    pub fn publish_vm(
         &mut self,
         _guard: &CreateGuard<'_>,
+        staged: Staged,
         new: &NewVm,
     ) -> Result<VmRow, StoreError> {
-        if self.one_vm("name = ?1", new.name.as_str())?.is_some() {
-            return Err(StoreError::NameTaken {
-                kind: "VM",
-                name: new.name.to_string(),
-            });
-        }
-        let spec = serde_json::to_string(&new.spec).map_err(|error| StoreError::DamagedRow {
-            what: format!("vm {}", new.id),
-            reason: error.to_string(),
-        })?;
+        self.refuse_taken_vm_name(&new.name, &new.id)?;
+        // Before the rename, so that the usual reasons leave nothing to undo.
+        self.row_by_id(&IMAGES, new.image.as_str())?;
+        self.row_by_id(&KERNELS, new.kernel.as_str())?;
+        let spec = spec_text(&new.id, &new.spec)?;
         let created_ms = now_ms();
-        let inserted = self.write(|transaction| {
+        let target = self.context().vm(&new.id);
+        self.publish("vms", staged, &target, |transaction| {
             transaction.execute(
                 "INSERT INTO vms (id, name, image, kernel, spec, created_ms)
-                 SELECT ?1, ?2, images.id, kernels.id, ?5, ?6 FROM images, kernels
-                 WHERE images.id = ?3 AND kernels.id = ?4",
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                 rusqlite::params![
                     new.id.as_str(),
                     new.name.as_str(),
@@ -167,10 +141,6 @@ impl Store {
                 ],
             )
         })?;
-        if inserted == 0 {
-            self.image_by_id(new.image.as_str())?;
-            self.kernel(new.kernel.as_str())?;
-        }
         Ok(VmRow {
             id: new.id.clone(),
             name: new.name.clone(),
@@ -179,6 +149,38 @@ impl Store {
             spec: new.spec.clone(),
             created_ms,
         })
+    }
+
+    /// Changes what was asked for; identity, image and kernel stay. The guard comes from the VM's own.
+    ///
+    /// # Errors
+    /// [`StoreError::NameTaken`].
+    pub fn update_vm(
+        &mut self,
+        _guard: &CreateGuard<'_>,
+        id: &VmId,
+        name: &VmName,
+        spec: &VmSpec,
+    ) -> Result<(), StoreError> {
+        self.refuse_taken_vm_name(name, id)?;
+        let text = spec_text(id, spec)?;
+        self.write(|transaction| {
+            transaction.execute(
+                "UPDATE vms SET name = ?2, spec = ?3 WHERE id = ?1",
+                [id.as_str(), name.as_str(), &text],
+            )
+        })?;
+        Ok(())
+    }
+
+    fn refuse_taken_vm_name(&self, name: &VmName, id: &VmId) -> Result<(), StoreError> {
+        match self.row(&VMS, VMS.by_name, name.as_str())? {
+            Some(other) if other.id != *id => Err(StoreError::NameTaken {
+                kind: "VM",
+                name: name.to_string(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Forgets a VM that is proven dead: the row, then its directory.
@@ -190,9 +192,8 @@ impl Store {
             transaction.execute("DELETE FROM vms WHERE id = ?1", [id.as_str()])
         })?;
         let directory = self.context().vm(id);
-        if let Some(trash) = move_to_trash(self.context(), &directory)? {
-            let _ = fs::remove_dir_all(trash);
-        }
+        drop(move_to_trash(self.context(), &directory)?);
+        // Sockets without a listener; the directory was only made for them.
         let _ = fs::remove_dir_all(self.context().vm_runtime(id));
         Ok(())
     }
@@ -211,79 +212,32 @@ impl Store {
             .map_err(&failed)?;
         rows.collect::<Result<_, _>>().map_err(failed)
     }
-
-    pub(crate) fn strings(&self, sql: &'static str) -> Result<Vec<String>, StoreError> {
-        let failed = self.failed();
-        let mut statement = self.connection.prepare_cached(sql).map_err(&failed)?;
-        let rows = statement.query_map([], |row| row.get(0)).map_err(&failed)?;
-        rows.collect::<Result<_, _>>().map_err(failed)
-    }
-
-    /// Ids in `table` that begin with `prefix`, at most ten; none for what is no hexadecimal text or too
-    /// short.
-    pub(crate) fn ids_by_prefix(
-        &self,
-        table: &'static str,
-        prefix: &str,
-    ) -> Result<Vec<String>, StoreError> {
-        if prefix.len() < SHORTEST_PREFIX || !prefix.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Ok(Vec::new());
-        }
-        let failed = self.failed();
-        let sql = format!(
-            "SELECT id FROM {table} WHERE id >= ?1 AND id < ?1 || 'g' ORDER BY id LIMIT 10"
-        );
-        let mut statement = self.connection.prepare_cached(&sql).map_err(&failed)?;
-        let rows = statement
-            .query_map([prefix.to_ascii_lowercase()], |row| row.get(0))
-            .map_err(&failed)?;
-        rows.collect::<Result<_, _>>().map_err(failed)
-    }
-
-    /// Removes directories under `table`'s folder that have no row. Only under the images lock, so
-    /// that no publication is between its rename and its row.
-    pub(crate) fn sweep_unpublished(&self, table: &'static str) -> Result<(), StoreError> {
-        for entry in fs::read_dir(self.context().data().join(table))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            let name = entry.file_name();
-            let known = match name.to_str() {
-                Some(id) => self
-                    .ids_by_prefix(table, id)?
-                    .iter()
-                    .any(|known| known == id),
-                None => false,
-            };
-            if !known {
-                let _ = fs::remove_dir_all(entry.path());
-            }
-        }
-        Ok(())
-    }
 }
 
-/// Shorter ones could be mistyped names: `a`, `bad`, `cafe`.
-const SHORTEST_PREFIX: usize = 6;
-
-const SELECT: &str = "SELECT id, name, image, kernel, spec, created_ms FROM vms";
-
-fn vm(row: &Row<'_>) -> Result<VmRow, StoreError> {
-    let id: String = row.get(0).unwrap_or_default();
-    let read = || -> Result<VmRow, Box<dyn std::error::Error>> {
-        Ok(VmRow {
-            id: VmId::try_from(id.as_str())?,
-            name: VmName::try_from(row.get::<_, String>(1)?)?,
-            image: ImageId::try_from(row.get::<_, String>(2)?)?,
-            kernel: KernelId::try_from(row.get::<_, String>(3)?)?,
-            spec: serde_json::from_str(&row.get::<_, String>(4)?)?,
-            created_ms: row.get::<_, i64>(5)?.cast_unsigned(),
-        })
-    };
-    read().map_err(|error| StoreError::DamagedRow {
-        what: format!("vm {id}"),
+fn spec_text(id: &VmId, spec: &VmSpec) -> Result<String, StoreError> {
+    serde_json::to_string(spec).map_err(|error| StoreError::DamagedRow {
+        what: format!("VM {id}"),
         reason: error.to_string(),
+    })
+}
+
+pub(crate) const VMS: Table<VmRow> = Table {
+    kind: "VM",
+    name: "vms",
+    select: "SELECT id, name, image, kernel, spec, created_ms FROM vms",
+    by_name: "name = ?1",
+    names: "SELECT name FROM vms ORDER BY name",
+    read: vm,
+};
+
+fn vm(row: &Row<'_>) -> Result<VmRow, Box<dyn std::error::Error>> {
+    Ok(VmRow {
+        id: VmId::try_from(row.get::<_, String>(0)?)?,
+        name: VmName::try_from(row.get::<_, String>(1)?)?,
+        image: ImageId::try_from(row.get::<_, String>(2)?)?,
+        kernel: KernelId::try_from(row.get::<_, String>(3)?)?,
+        spec: serde_json::from_str(&row.get::<_, String>(4)?)?,
+        created_ms: row.get::<_, i64>(5)?.cast_unsigned(),
     })
 }
 
@@ -342,15 +296,18 @@ mod tests {
                 accel: "auto".into(),
                 entrypoint: Vec::new(),
                 ephemeral: false,
+                idle_stop_s: None,
             },
         };
         let guard = locks.create().unwrap();
-        let row = store.insert_vm(&guard, &new).unwrap();
+        let staged = || Staged::new(&context).unwrap();
+        let row = store.publish_vm(&guard, staged(), &new).unwrap();
+        assert!(context.vm(&id).exists());
         assert_eq!(store.vm("dev").unwrap(), row);
         assert_eq!(store.vm(&id.as_str()[..6]).unwrap(), row);
         new.id = VmId::random().unwrap();
         assert!(matches!(
-            store.insert_vm(&guard, &new),
+            store.publish_vm(&guard, staged(), &new),
             Err(StoreError::NameTaken { .. })
         ));
         drop(guard);
@@ -368,13 +325,13 @@ mod tests {
         store.delete_vm(&guard, &id).unwrap();
         drop(guard);
         let guard = locks.images().unwrap();
-        store.delete_image(&guard, &image.id).unwrap();
-        store.delete_kernel(&guard, &kernel).unwrap();
+        drop(store.delete_image(&guard, &image.id).unwrap());
+        drop(store.delete_kernel(&guard, &kernel).unwrap());
         drop(guard);
         new.name = VmName::try_from("late").unwrap();
         let guard = locks.create().unwrap();
         assert!(matches!(
-            store.insert_vm(&guard, &new),
+            store.publish_vm(&guard, staged(), &new),
             Err(StoreError::NotFound { kind: "image", .. })
         ));
     }

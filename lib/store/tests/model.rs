@@ -72,6 +72,7 @@ fn new_vm(name: &str, image: &ImageId, kernel: &lib_model::KernelId) -> NewVm {
             accel: "auto".into(),
             entrypoint: Vec::new(),
             ephemeral: false,
+            idle_stop_s: None,
         },
     }
 }
@@ -130,7 +131,8 @@ fn apply(
                 .collect();
             let guard = locks.images().unwrap();
             match store.delete_image(&guard, &id) {
-                Ok(()) => {
+                Ok(trash) => {
+                    drop(trash);
                     assert!(users.is_empty(), "an image in use was deleted");
                     model.images.retain(|other| *other != id);
                     model.names.retain(|_, other| *other != id);
@@ -146,7 +148,7 @@ fn apply(
             let new = new_vm(&format!("vm{name}"), image, kernel);
             let taken = model.vms.contains_key(new.name.as_str());
             let guard = locks.create().unwrap();
-            match store.insert_vm(&guard, &new) {
+            match store.publish_vm(&guard, Staged::new(store.context()).unwrap(), &new) {
                 Ok(row) => {
                     assert!(!taken, "a taken name was given twice");
                     model.vms.insert(row.name.to_string(), (row.id, row.image));
@@ -253,10 +255,13 @@ fn of_many_who_want_one_name_exactly_one_gets_it() {
                     let mut locks = Locks::new(&context, |_, _| {});
                     (0..8)
                         .filter(|name| {
+                            let staged = Staged::new(&context).unwrap();
                             let guard = locks.create().unwrap();
-                            match store
-                                .insert_vm(&guard, &new_vm(&format!("vm{name}"), &image, &kernel))
-                            {
+                            match store.publish_vm(
+                                &guard,
+                                staged,
+                                &new_vm(&format!("vm{name}"), &image, &kernel),
+                            ) {
                                 Ok(_) => true,
                                 Err(StoreError::NameTaken { .. }) => false,
                                 Err(error) => panic!("{error}"),

@@ -1,17 +1,27 @@
 //! Making a VM: the intent first, then its directory and data disk. Nothing is booted here.
 
-use std::fs::{self, File, OpenOptions};
+use std::collections::HashSet;
+use std::fs::{self, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::str::FromStr;
+use std::time::Duration;
 
+use banger_failpoint::point;
 use lib_model::{ByteSize, ImageRecord, KernelRecord, VmId, VmName};
-use lib_store::{FileLock, Locks, NewVm, Store, StoreError, VmGuard, VmRow, VmSpec};
+use lib_store::{FileLock, Locks, NewVm, Staged, Store, VmRow, VmSpec};
 
 use crate::error::io_error;
 use crate::{Accel, VmError, driver, names};
 
+/// A shorter one would stop a VM between two commands of one person.
+const SHORTEST_IDLE: Duration = Duration::from_secs(60);
+
 /// In the directory of an ephemeral VM: held by the command that made it.
 pub(crate) const OWNER_LOCK: &str = "owner.lock";
+
+/// In a VM's directory: its own disk.
+pub(crate) const DATA_DISK: &str = "data.img";
 
 /// How a VM reaches the world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -64,9 +74,29 @@ pub struct CreateRequest {
     pub entrypoint: Vec<String>,
     /// Goes away with the command that made it.
     pub ephemeral: bool,
+    /// Stopped by its monitor when nobody has used it for so long.
+    pub idle_stop: Option<Duration>,
+    /// Random when missing.
+    pub id: Option<VmId>,
 }
 
 impl CreateRequest {
+    /// What would make a VM like this one.
+    pub(crate) fn of(vm: &VmRow) -> Self {
+        CreateRequest {
+            name: Some(vm.name.clone()),
+            cpus: vm.spec.cpus,
+            memory: vm.spec.memory,
+            disk: vm.spec.disk,
+            network: vm.spec.network.parse().unwrap_or_default(),
+            accel: vm.spec.accel.parse().unwrap_or_default(),
+            entrypoint: vm.spec.entrypoint.clone(),
+            ephemeral: vm.spec.ephemeral,
+            idle_stop: vm.spec.idle_stop_s.map(Duration::from_secs),
+            id: None,
+        }
+    }
+
     /// Refuses what no VM can have, before anything is made.
     ///
     /// # Errors
@@ -79,6 +109,10 @@ impl CreateRequest {
                 range: range.to_owned(),
             })
         };
+        if let Some(idle) = self.idle_stop.filter(|idle| *idle < SHORTEST_IDLE) {
+            let value = format!("{} s", idle.as_secs());
+            return out_of_range("idle-stop", value, "a minute or more");
+        }
         if !(1..=64).contains(&self.cpus) {
             return out_of_range("cpus", self.cpus.to_string(), "1 to 64");
         }
@@ -110,7 +144,7 @@ pub struct Created {
     pub owner: Option<FileLock>,
 }
 
-/// Makes a stopped VM.
+/// Makes a stopped VM: its files in staging without any lock, then its name, directory and row at once.
 ///
 /// # Errors
 /// A taken name, values out of range, a full disk; then nothing of it remains.
@@ -122,88 +156,78 @@ pub fn create(
     request: &CreateRequest,
 ) -> Result<Created, VmError> {
     request.check()?;
+    let image_name = match image.names.first() {
+        Some(name) => name.clone(),
+        None => image.id.to_string(),
+    };
     if image.architecture != kernel.architecture {
         return Err(VmError::Architecture {
-            image: image
-                .names
-                .first()
-                .cloned()
-                .unwrap_or_else(|| image.id.to_string()),
+            image: image_name,
             architecture: image.architecture.clone(),
             host: kernel.architecture.clone(),
         });
     }
     driver("qemu").program()?;
-    let base = store.context().data().to_owned();
-    let id = VmId::random().map_err(io_error("name a VM in", base))?;
-    let mut guard = locks.vm(&id)?;
-    let vm = reserve(store, &mut guard, image, kernel, request, &id)?;
-    match make_files(store, &vm) {
-        Ok(owner) => Ok(Created { vm, owner }),
-        Err(error) => {
-            // The first error is the one that helps; what remains is swept with the row gone.
-            let _ = store.delete_vm(&guard, &id);
-            Err(error)
-        }
-    }
+    let staged = Staged::new(store.context())?;
+    let owner = make_files(staged.path(), request)?;
+    let id = match &request.id {
+        Some(id) => id.clone(),
+        None => VmId::random().map_err(io_error("name a VM in", store.context().data()))?,
+    };
+    let create = locks.create()?;
+    let new = NewVm {
+        id,
+        name: match &request.name {
+            Some(name) => name.clone(),
+            None => free_name(store)?,
+        },
+        image: image.id.clone(),
+        kernel: kernel.id.clone(),
+        spec: VmSpec {
+            image_name,
+            cpus: request.cpus,
+            memory: request.memory,
+            disk: request.disk,
+            network: request.network.as_str().to_owned(),
+            vmm: "qemu".to_owned(),
+            accel: request.accel.as_str().to_owned(),
+            entrypoint: request.entrypoint.clone(),
+            ephemeral: request.ephemeral,
+            idle_stop_s: request.idle_stop.map(|idle| idle.as_secs()),
+        },
+    };
+    let vm = store.publish_vm(&create, staged, &new)?;
+    drop(create);
+    Ok(Created { vm, owner })
 }
 
-/// The row, under the create lock: milliseconds.
-fn reserve(
-    store: &mut Store,
-    guard: &mut VmGuard<'_>,
-    image: &ImageRecord,
-    kernel: &KernelRecord,
-    request: &CreateRequest,
-    id: &VmId,
-) -> Result<VmRow, VmError> {
-    let create = guard.create()?;
+/// Two random words that no VM has; the caller holds `create`.
+fn free_name(store: &Store) -> Result<VmName, VmError> {
+    let taken: HashSet<String> = store.vm_names()?.into_iter().collect();
+    let random =
+        |attempt| names::random(attempt).map_err(io_error("name a VM in", store.context().data()));
     for attempt in 0.. {
-        let name = match &request.name {
-            Some(name) => name.clone(),
-            None => {
-                names::random(attempt).map_err(io_error("name a VM in", store.context().data()))?
-            }
-        };
-        let new = NewVm {
-            id: id.clone(),
-            name,
-            image: image.id.clone(),
-            kernel: kernel.id.clone(),
-            spec: VmSpec {
-                image_name: image
-                    .names
-                    .first()
-                    .cloned()
-                    .unwrap_or_else(|| image.id.to_string()),
-                cpus: request.cpus,
-                memory: request.memory,
-                disk: request.disk,
-                network: request.network.as_str().to_owned(),
-                vmm: "qemu".to_owned(),
-                accel: request.accel.as_str().to_owned(),
-                entrypoint: request.entrypoint.clone(),
-                ephemeral: request.ephemeral,
-            },
-        };
-        match store.insert_vm(&create, &new) {
-            Err(StoreError::NameTaken { .. }) if request.name.is_none() && attempt < 16 => {}
-            result => return Ok(result?),
+        let name = random(attempt)?;
+        if !taken.contains(name.as_str()) {
+            return Ok(name);
         }
     }
     unreachable!("the loop ends by returning")
 }
 
-fn make_files(store: &Store, vm: &VmRow) -> Result<Option<FileLock>, VmError> {
-    let directory = store.context().vm(&vm.id);
-    lib_store::private_dir(&directory)?;
-    let path = directory.join("data.img");
-    let disk = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&path)
+/// What a VM's directory holds before its first start. An ephemeral one's owner is locked from the
+/// beginning, so that no sweep finds it without one.
+fn make_files(directory: &Path, request: &CreateRequest) -> Result<Option<FileLock>, VmError> {
+    let path = directory.join(DATA_DISK);
+    let disk = point("vm.disk.create")
+        .and_then(|()| {
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&path)
+        })
         .map_err(io_error("create", &path))?;
     let mut uuid = [0; 16];
     let mut hash_seed = [0; 16];
@@ -216,22 +240,19 @@ fn make_files(store: &Store, vm: &VmRow) -> Result<Option<FileLock>, VmError> {
         hash_seed,
         ..lib_fs::Options::default()
     };
-    lib_fs::format_empty(&disk, vm.spec.disk.0, &options).map_err(|source| VmError::DataDisk {
-        vm: vm.name.to_string(),
+    point("vm.disk.format").map_err(io_error("write", &path))?;
+    lib_fs::format_empty(&disk, request.disk.0, &options).map_err(|source| VmError::DataDisk {
+        size: request.disk.to_string(),
         source,
     })?;
-    disk.sync_all().map_err(io_error("sync", &path))?;
-    let owner = match vm.spec.ephemeral {
-        true => {
-            let path = directory.join(OWNER_LOCK);
-            FileLock::try_take(&path).map_err(io_error("lock", &path))?
-        }
-        false => None,
-    };
-    File::open(&directory)
-        .and_then(|d| d.sync_all())
-        .map_err(io_error("sync", &directory))?;
-    Ok(owner)
+    point("vm.disk.sync")
+        .and_then(|()| disk.sync_all())
+        .map_err(io_error("sync", &path))?;
+    if !request.ephemeral {
+        return Ok(None);
+    }
+    let path = directory.join(OWNER_LOCK);
+    FileLock::try_take(&path).map_err(io_error("lock", &path))
 }
 
 fn memory_total() -> Option<u64> {

@@ -20,10 +20,10 @@ pub enum VmError {
     #[error(transparent)]
     Name(#[from] NameError),
     /// The data disk.
-    #[error("cannot make the data disk of {vm}")]
+    #[error("cannot make a data disk of {size}")]
     DataDisk {
-        /// The VM's name.
-        vm: String,
+        /// For people.
+        size: String,
         /// Why.
         source: lib_fs::Error,
     },

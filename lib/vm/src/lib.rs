@@ -6,6 +6,7 @@
 
 mod accel;
 mod boot_report;
+mod change;
 mod control;
 mod create;
 mod driver;
@@ -16,17 +17,23 @@ mod liveness;
 mod names;
 mod program;
 mod qemu;
+mod reconcile;
+mod scope;
 mod start;
 mod stop;
 mod sweep;
+mod worker;
 
 pub use accel::{Accel, Acceleration};
 pub use boot_report::console_tail;
+pub use change::{Change, Changed, set};
 pub use control::{Control, Interrupt};
 pub use create::{CreateRequest, Created, Network, create};
 pub use driver::{DiskPlan, Driver, LaunchPlan, driver};
 pub use error::VmError;
 pub use liveness::{Life, life, record, runtime};
+pub use reconcile::{Repair, reconcile};
 pub use start::{Started, preflight, start};
 pub use stop::{delete, kill, kill_now, stop};
 pub use sweep::sweep;
+pub use worker::{WorkerSignal, signal_worker};

@@ -4,6 +4,7 @@
 //! cannot disturb its start.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -97,11 +98,77 @@ pub(crate) fn monitor(context: &Context, vm: &VmRow) -> Option<i32> {
         })
 }
 
-/// The cached process ids, if they are this VM's.
+/// Process ids and sockets of a living VM: as its monitor wrote them, or asked of the OS when that
+/// file is missing, damaged, another VM's or of another run.
 fn handles(context: &Context, vm: &VmRow) -> Option<Handles> {
+    written_handles(context, vm).or_else(|| rebuilt_handles(context, vm))
+}
+
+fn written_handles(context: &Context, vm: &VmRow) -> Option<Handles> {
     let text = fs::read(context.vm(&vm.id).join(file::HANDLES)).ok()?;
     let handles: Handles = serde_json::from_slice(&text).ok()?;
-    (handles.vm == vm.id.as_str()).then_some(handles)
+    let ours = handles.vm == vm.id.as_str() && boot_id().is_none_or(|id| id == handles.boot_id);
+    ours.then_some(handles)
+}
+
+fn rebuilt_handles(context: &Context, vm: &VmRow) -> Option<Handles> {
+    let lock = context.vm(&vm.id).join(file::ALIVE_LOCK);
+    if !FileLock::is_held(&lock) {
+        return None;
+    }
+    let socket = control_socket(&fs::read_to_string("/proc/net/unix").ok()?, vm.id.as_str());
+    let runtime = match socket {
+        Some(socket) => socket.parent()?.to_owned(),
+        None => context.vm_runtime(&vm.id),
+    };
+    // It was bound when the VM was launched.
+    let started = fs::metadata(runtime.join(file::CONTROL_SOCKET))
+        .and_then(|socket| socket.modified())
+        .ok()?;
+    let since = started.duration_since(std::time::UNIX_EPOCH).ok()?;
+    Some(Handles {
+        vm: vm.id.to_string(),
+        monitor_pid: u32::try_from(monitor(context, vm)?).ok()?,
+        vmm_pid: vmm(&lock)?,
+        boot_id: boot_id()?,
+        started_ms: u64::try_from(since.as_millis()).ok()?,
+        runtime: Some(runtime),
+    })
+}
+
+/// Writes `handles.json` anew when a living VM has none that is true. The caller holds `vm[id]`. Returns
+/// whether it was needed.
+pub(crate) fn mend_handles(context: &Context, vm: &VmRow, dry_run: bool) -> io::Result<bool> {
+    if written_handles(context, vm).is_some() {
+        return Ok(false);
+    }
+    let Some(handles) = rebuilt_handles(context, vm) else {
+        return Ok(false);
+    };
+    if dry_run {
+        return Ok(true);
+    }
+    let path = context.vm(&vm.id).join(file::HANDLES);
+    let new = path.with_extension("new");
+    fs::write(&new, serde_json::to_vec(&handles)?)?;
+    fs::rename(new, path)?;
+    Ok(true)
+}
+
+fn boot_id() -> Option<String> {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim().to_owned())
+}
+
+/// Where the control socket of the VM `id` is bound, by the kernel's list (proc(5), /proc/net/unix:
+/// the path is the eighth column).
+fn control_socket(sockets: &str, id: &str) -> Option<PathBuf> {
+    let tail = format!("/{id}/{}", file::CONTROL_SOCKET);
+    sockets
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(7))
+        .find(|path| path.ends_with(&tail))
+        .map(PathBuf::from)
 }
 
 /// The VMM, asked of the OS: the process with the lock whose parent has it too, or is gone.
@@ -132,10 +199,22 @@ mod tests {
     use std::process::{Command, Stdio};
 
     #[test]
+    fn the_kernel_says_where_a_socket_is_bound() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = base.path().join("00112233445566aa");
+        fs::create_dir(&directory).unwrap();
+        let socket = directory.join(file::CONTROL_SOCKET);
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let sockets = fs::read_to_string("/proc/net/unix").unwrap();
+        assert_eq!(control_socket(&sockets, "00112233445566aa"), Some(socket));
+        assert_eq!(control_socket(&sockets, "00112233445566ab"), None);
+    }
+
+    #[test]
     fn a_child_with_the_lock_is_the_vmm() {
         let base = tempfile::tempdir().unwrap();
         let path = base.path().join(file::ALIVE_LOCK);
-        let lock = fs::File::create(&path).unwrap();
+        let lock = FileLock::try_take(&path).unwrap().unwrap().into_file();
         assert_eq!(vmm(&path), None);
         let mut child = Command::new("cat")
             .stdin(Stdio::piped())

@@ -4,17 +4,20 @@ use std::fs::OpenOptions;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
+use banger_failpoint::point;
 use banger_wire::monitor::{ControlReply, ControlRequest, ExitRecord, Launch, LaunchReply, file};
 use lib_model::{ByteSize, ImageRecord, KernelRecord};
 use lib_store::{Context, Store, VmGuard, VmRow};
 
 use crate::boot_report::{boot_error, timeout_error};
+use crate::create::DATA_DISK;
 use crate::error::io_error;
 use crate::guest_config::{guest_config, mac, serial};
 use crate::liveness::monitor;
+use crate::scope;
 use crate::{
     Accel, Control, DiskPlan, Interrupt, LaunchPlan, Life, VmError, driver, life, program, stop,
 };
@@ -176,8 +179,10 @@ fn launch(store: &Store, vm: &VmRow, note: &dyn Fn(&str)) -> Result<(), VmError>
     let kernel = store.kernel(vm.kernel.as_str())?;
     let directory = context.vm(&vm.id);
     let runtime = context.make_vm_runtime(&vm.id)?;
+    grow_disk(&directory.join(DATA_DISK), vm.spec.disk.0)?;
 
     let initrd = directory.join("initrd.img");
+    point("start.initrd").map_err(io_error("write", &initrd))?;
     let base = lib_kernel::base_initramfs(context, &kernel, &context.helper("banger-agent"))?;
     let config = guest_config(vm, &image, &kernel).map_err(io_error("configure", &initrd))?;
     lib_kernel::boot_initramfs(&base, &config, &initrd)?;
@@ -202,6 +207,7 @@ fn launch(store: &Store, vm: &VmRow, note: &dyn Fn(&str)) -> Result<(), VmError>
         program: driver.program()?,
         arguments: driver.arguments(&plan)?,
         console_limit: CONSOLE_LIMIT,
+        idle_stop_s: vm.spec.idle_stop_s,
     };
     match run_monitor(context, &spec).map_err(io_error("run", context.helper("banger-monitor")))? {
         LaunchReply::Started(_) | LaunchReply::AlreadyRunning => Ok(()),
@@ -210,6 +216,21 @@ fn launch(store: &Store, vm: &VmRow, note: &dyn Fn(&str)) -> Result<(), VmError>
             message,
         }),
     }
+}
+
+/// Gives the disk the size that `set` recorded; the agent grows its file system.
+fn grow_disk(path: &Path, size: u64) -> Result<(), VmError> {
+    let disk = OpenOptions::new()
+        .write(true)
+        .open(path)
+        .map_err(io_error("open", path))?;
+    let length = disk.metadata().map_err(io_error("look at", path))?.len();
+    if length < size {
+        point("start.grow-disk")
+            .and_then(|()| disk.set_len(size))
+            .map_err(io_error("grow", path))?;
+    }
+    Ok(())
 }
 
 fn disks(
@@ -225,7 +246,7 @@ fn disks(
             read_only: true,
         },
         DiskPlan {
-            path: context.vm(&vm.id).join("data.img"),
+            path: context.vm(&vm.id).join(DATA_DISK),
             serial: serial::DATA,
             read_only: false,
         },
@@ -243,23 +264,31 @@ fn disks(
 /// Starts the monitor and reads its one line. The monitor detaches itself; its own error output goes
 /// to the VM's log, so that nobody's terminal or pipe is kept open.
 fn run_monitor(context: &Context, spec: &Launch) -> io::Result<LaunchReply> {
+    point("start.log")?;
     let log = OpenOptions::new()
         .create(true)
         .append(true)
         .mode(0o600)
         .open(spec.directory.join(file::VMM_LOG))?;
-    let mut monitor = Command::new(context.helper("banger-monitor"))
-        .env_clear()
+    point("start.spawn")?;
+    let mut monitor = scope::command(&context.helper("banger-monitor"), &spec.vm);
+    if banger_failpoint::armed() {
+        let points = banger_failpoint::VARIABLE;
+        monitor.envs(std::env::var_os(points).map(|value| (points, value)));
+    }
+    let mut monitor = monitor
         .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
         .current_dir("/")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(log)
         .spawn()?;
+    point("start.specification")?;
     if let Some(mut stdin) = monitor.stdin.take() {
         stdin.write_all(&serde_json::to_vec(spec)?)?;
     }
     let mut line = String::new();
+    point("start.reply")?;
     if let Some(stdout) = monitor.stdout.take() {
         BufReader::new(stdout).take(1 << 20).read_line(&mut line)?;
     }

@@ -17,6 +17,9 @@ pub fn sweep(store: &mut Store, locks: &mut Locks) -> Result<Vec<VmRow>, VmError
         let Some(guard) = locks.try_vm(&vm.id)? else {
             continue;
         };
+        if store.vm_again(&guard, &vm).is_err() {
+            continue;
+        }
         let owner = store.context().vm(&vm.id).join(OWNER_LOCK);
         if !FileLock::is_held(&owner) {
             stop::delete(store, &guard, &vm, true)?;

@@ -51,7 +51,9 @@ pub(crate) fn delete(session: &mut Session, args: &KernelDeleteArgs) -> Result<(
             Err(StoreError::NotFound { .. }) if args.if_exists => return Ok(()),
             kernel => kernel?,
         };
-        store.delete_kernel(&guard, &kernel)?;
+        let trash = store.delete_kernel(&guard, &kernel)?;
+        drop(guard);
+        drop(trash);
         session.output.emit(KernelRecord {
             changed: true,
             ..kernel

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use lib_cli::{Failure, Session, StdinRecords, stdin_is_data};
-use lib_model::{ImageRecord, Progress, Record, VmName};
-use lib_store::{Locks, Store, VmRow};
+use lib_model::{ImageRecord, OperationId, OperationRecord, Progress, Record, VmId, VmName};
+use lib_store::{Locks, Store, VmGuard, VmRow};
 use lib_vm::{Control, CreateRequest, Created, Interrupt, VmError};
 
 use crate::cli::{CreateArgs, MachineArgs};
-use crate::resolve;
+use crate::{resolve, worker};
 
 /// Makes a VM of the named image, or one of each image record on standard input.
 pub(crate) fn run(session: &mut Session, args: CreateArgs) -> Result<(), Failure> {
@@ -21,26 +21,18 @@ pub(crate) fn run(session: &mut Session, args: CreateArgs) -> Result<(), Failure
         None => stdin_is_data(),
     };
     if !from_records {
-        let image = resolve::image(
-            session,
-            &mut store,
-            &mut locks,
-            args.image.as_deref(),
-            args.machine.pull,
-        )?;
         return one(
             session,
             &mut store,
             &mut locks,
-            &image,
-            args.name.as_ref(),
+            args.image.as_deref(),
             &args,
         );
     }
     let mut made = 0;
     for record in StdinRecords::new("image") {
         let image = match record? {
-            Record::Image(image) => store.image(image.id.as_str())?,
+            Record::Image(image) => image,
             other => {
                 return Err(Failure::usage(format!(
                     "an image record was expected, this is the record of one {}",
@@ -59,8 +51,7 @@ pub(crate) fn run(session: &mut Session, args: CreateArgs) -> Result<(), Failure
             session,
             &mut store,
             &mut locks,
-            &image,
-            args.name.as_ref(),
+            Some(image.id.as_str()),
             &args,
         )?;
     }
@@ -71,17 +62,64 @@ fn one(
     session: &mut Session,
     store: &mut Store,
     locks: &mut Locks,
-    image: &ImageRecord,
-    name: Option<&VmName>,
+    image: Option<&str>,
     args: &CreateArgs,
 ) -> Result<(), Failure> {
-    let vm = machine(session, store, locks, image, name, &args.machine, false)?.vm;
-    if !args.no_start {
-        boot(session, store, locks, &vm, args.machine.boot_timeout)?;
+    if args.detach {
+        let id = worker::begin(session, store, args, image)?;
+        let record = store.operation_record(&store.operation(id.as_str())?)?;
+        return session.output.emit(OperationRecord {
+            changed: true,
+            ..record
+        });
     }
+    let vm = make(session, store, locks, image, args, None)?;
     session
         .output
         .emit(lib_vm::record(&session.context, &vm, true))
+}
+
+/// The same for an operation, which knows its VM before it is made, so that who cancels finds it.
+pub(crate) fn for_operation(
+    session: &Session,
+    store: &mut Store,
+    locks: &mut Locks,
+    args: &CreateArgs,
+    operation: &OperationId,
+) -> Result<(), Failure> {
+    let id = VmId::random().map_err(|error| Failure::io("name a VM", error))?;
+    store.set_operation_vm(operation, &id)?;
+    make(session, store, locks, args.image.as_deref(), args, Some(id)).map(drop)
+}
+
+fn make(
+    session: &Session,
+    store: &mut Store,
+    locks: &mut Locks,
+    image: Option<&str>,
+    args: &CreateArgs,
+    id: Option<VmId>,
+) -> Result<VmRow, Failure> {
+    let image = resolve::image(session, store, locks, image, args.machine.pull)?;
+    let name = args.name.as_ref();
+    let request = CreateRequest {
+        id,
+        ..request(name, &args.machine, false)
+    };
+    let made = machine(session, store, locks, &image, &request, &args.machine)?;
+    if args.no_start {
+        give_up_if_interrupted(session, store, locks, &made)?;
+    } else {
+        boot(session, store, locks, &made, args.machine.boot_timeout)?;
+    }
+    Ok(made.created.vm)
+}
+
+/// A VM that was made, and the signals that would have ended us on the way; from its publication on
+/// they end waits, so that it can be taken back.
+pub(crate) struct Made {
+    pub(crate) created: Created,
+    pub(crate) interrupt: Interrupt,
 }
 
 /// Makes a stopped VM of an image and a kernel, after all that can be checked was checked.
@@ -90,13 +128,12 @@ pub(crate) fn machine(
     store: &mut Store,
     locks: &mut Locks,
     image: &ImageRecord,
-    name: Option<&VmName>,
+    request: &CreateRequest,
     args: &MachineArgs,
-    ephemeral: bool,
-) -> Result<Created, Failure> {
+) -> Result<Made, Failure> {
     lib_vm::sweep(store, locks)?;
     lib_vm::preflight(&session.context, "qemu", args.accel())?;
-    if let Some(name) = name
+    if let Some(name) = &request.name
         && store.vm_names()?.iter().any(|taken| taken == name.as_str())
     {
         // Checked again under the lock; this spares the wait for a kernel.
@@ -107,8 +144,10 @@ pub(crate) fn machine(
         .into());
     }
     let kernel = resolve::kernel(session, store, locks, args.kernel.as_deref())?;
-    let request = request(name, args, ephemeral);
-    Ok(lib_vm::create(store, locks, image, &kernel, &request)?)
+    let interrupt =
+        Interrupt::install().map_err(|error| Failure::io("take over the signals", error))?;
+    let created = lib_vm::create(store, locks, image, &kernel, request)?;
+    Ok(Made { created, interrupt })
 }
 
 /// What was typed as what is meant.
@@ -122,7 +161,23 @@ pub(crate) fn request(name: Option<&VmName>, args: &MachineArgs, ephemeral: bool
         accel: args.accel(),
         entrypoint: Vec::new(),
         ephemeral,
+        idle_stop: args.idle_stop.filter(|idle| !idle.is_zero()),
+        id: None,
     }
+}
+
+fn give_up_if_interrupted(
+    session: &Session,
+    store: &mut Store,
+    locks: &mut Locks,
+    made: &Made,
+) -> Result<(), Failure> {
+    let Err(interrupted) = made.interrupt.check() else {
+        return Ok(());
+    };
+    let vm = &made.created.vm;
+    let guard = locks.vm(&vm.id)?;
+    Err(take_back(session, store, &guard, vm, interrupted))
 }
 
 /// Boots a VM that was just made; takes it back when that fails or is interrupted. An ephemeral one
@@ -131,17 +186,21 @@ pub(crate) fn boot(
     session: &Session,
     store: &mut Store,
     locks: &mut Locks,
-    vm: &VmRow,
+    made: &Made,
     timeout: u64,
 ) -> Result<Option<Control>, Failure> {
-    let interrupt =
-        Interrupt::install().map_err(|error| Failure::io("take over the signals", error))?;
+    let vm = &made.created.vm;
     let guard = locks.vm(&vm.id)?;
     let patience = Duration::from_secs(timeout);
     let step = session.bars.step(&format!("booting {}", vm.name), None);
-    let started = lib_vm::start(store, &guard, vm, patience, &interrupt, &|text| {
-        session.note(text)
-    });
+    let started = store
+        .vm_again(&guard, vm)
+        .map_err(VmError::from)
+        .and_then(|vm| {
+            made.interrupt.check()?;
+            let note = |text: &str| session.note(text);
+            lib_vm::start(store, &guard, &vm, patience, &made.interrupt, &note)
+        });
     match started {
         Ok(started) => {
             step.done("");
@@ -149,22 +208,30 @@ pub(crate) fn boot(
             session.detail(&format!("{} was ready after {seconds:.2} s", vm.name));
             Ok(started.tether)
         }
-        Err(error) => {
-            // Its logs go with it; every other hint still helps.
-            let logs_are_gone = matches!(error, VmError::Boot { .. });
-            let removed = lib_vm::delete(store, &guard, vm, true);
-            let failure = Failure::from(error);
-            let name = &vm.name;
-            Err(match removed {
-                Ok(()) if logs_are_gone => {
-                    failure.hint(format!("{name} was removed again; nothing of it remains"))
-                }
-                Ok(()) => {
-                    session.note(&format!("{name} was removed again; nothing of it remains"));
-                    failure
-                }
-                Err(_) => failure.hint(format!("banger-vm delete --force {name}")),
-            })
+        Err(error) => Err(take_back(session, store, &guard, vm, error)),
+    }
+}
+
+fn take_back(
+    session: &Session,
+    store: &mut Store,
+    guard: &VmGuard<'_>,
+    vm: &VmRow,
+    error: VmError,
+) -> Failure {
+    // Its logs go with it; every other hint still helps.
+    let logs_are_gone = matches!(error, VmError::Boot { .. });
+    let removed = lib_vm::delete(store, guard, vm, true);
+    let failure = Failure::from(error);
+    let name = &vm.name;
+    match removed {
+        Ok(()) if logs_are_gone => {
+            failure.hint(format!("{name} was removed again; nothing of it remains"))
         }
+        Ok(()) => {
+            session.note(&format!("{name} was removed again; nothing of it remains"));
+            failure
+        }
+        Err(_) => failure.hint(format!("banger-vm delete --force {name}")),
     }
 }

@@ -16,6 +16,10 @@ pub(crate) fn run(session: &mut Session, args: &DeleteArgs) -> Result<(), Failur
             vm => vm?,
         };
         let guard = locks.vm(&vm.id)?;
+        let vm = match store.vm_again(&guard, &vm) {
+            Err(StoreError::NotFound { .. }) if args.if_exists => return Ok(()),
+            vm => vm?,
+        };
         if let Err(error) = lib_vm::delete(&mut store, &guard, &vm, args.force) {
             let failure = Failure::from(error);
             return Err(if failure.status() == u8::from(Exit::Busy) {

@@ -51,26 +51,18 @@ fn run_inner(session: &mut Session, args: RunArgs) -> Result<u8, Failure> {
     } else {
         Input::ours(&args.process)
     };
-    let created = create::machine(
+    let request = create::request(args.name.as_ref(), &args.machine, !args.keep);
+    let made = create::machine(
         session,
         &mut store,
         &mut locks,
         &image,
-        args.name.as_ref(),
+        &request,
         &args.machine,
-        !args.keep,
     )?;
-    let vm = created.vm;
-    // From here to the end no signal may keep us from removing the VM.
-    let interrupt =
-        Interrupt::install().map_err(|error| Failure::io("take over the signals", error))?;
-    let tether = create::boot(
-        session,
-        &mut store,
-        &mut locks,
-        &vm,
-        args.machine.boot_timeout,
-    )?;
+    let timeout = args.machine.boot_timeout;
+    let tether = create::boot(session, &mut store, &mut locks, &made, timeout)?;
+    let vm = made.created.vm;
     let outcome = exec::in_guest(
         session,
         &vm,
@@ -80,7 +72,8 @@ fn run_inner(session: &mut Session, args: RunArgs) -> Result<u8, Failure> {
         input,
     );
     let ended = end(session, &mut store, &mut locks, &vm, args.keep);
-    drop((tether, created.owner, interrupt));
+    // Until here no signal could keep us from removing the VM.
+    drop((tether, made.created.owner, made.interrupt));
     let status = outcome?;
     ended?;
     Ok(status)

@@ -15,8 +15,7 @@ pub(crate) fn run(session: &mut Session, args: &StartArgs) -> Result<(), Failure
     let patience = Duration::from_secs(args.boot_timeout);
     target::for_each(&mut store, &args.vms.vms, |store, vm| {
         let guard = locks.vm(&vm.id)?;
-        // It may have been deleted while we waited for the lock.
-        let vm = store.vm(vm.id.as_str())?;
+        let vm = store.vm_again(&guard, &vm)?;
         // Only now: while we wait for records or the lock, Ctrl-C just ends us.
         let interrupt =
             Interrupt::install().map_err(|error| Failure::io("take over the signals", error))?;

@@ -16,8 +16,9 @@ pub(crate) fn stop(session: &mut Session, args: &StopArgs) -> Result<(), Failure
     let mut store = session.store()?;
     let mut locks = session.locks();
     let grace = Duration::from_secs(args.grace);
-    target::for_each(&mut store, &args.vms.vms, |_, vm| {
+    target::for_each(&mut store, &args.vms.vms, |store, vm| {
         let guard = locks.vm(&vm.id)?;
+        let vm = store.vm_again(&guard, &vm)?;
         let lived = lib_vm::life(&session.context, &vm) != lib_vm::Life::Dead;
         lib_vm::stop(&session.context, &guard, &vm, grace, &Interrupt::never())?;
         drop(guard);
@@ -34,7 +35,7 @@ pub(crate) fn restart(session: &mut Session, args: &StopArgs) -> Result<(), Fail
     let grace = Duration::from_secs(args.grace);
     target::for_each(&mut store, &args.vms.vms, |store, vm| {
         let guard = locks.vm(&vm.id)?;
-        let vm = store.vm(vm.id.as_str())?;
+        let vm = store.vm_again(&guard, &vm)?;
         lib_vm::stop(&session.context, &guard, &vm, grace, &Interrupt::never())?;
         let interrupt =
             Interrupt::install().map_err(|error| Failure::io("take over the signals", error))?;

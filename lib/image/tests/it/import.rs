@@ -397,7 +397,10 @@ fn an_image_that_a_vm_uses_stays() {
         kernel: kernel.id,
         spec: serde_json::from_value(spec).unwrap(),
     };
-    store.insert_vm(&locks.create().unwrap(), &vm).unwrap();
+    let staged = Staged::new(store.context()).unwrap();
+    store
+        .publish_vm(&locks.create().unwrap(), staged, &vm)
+        .unwrap();
     let error = delete(&mut store, &mut locks, "used").unwrap_err();
     assert_eq!(error.to_string(), "the image `used` is in use by dev");
     assert_eq!(

@@ -1,0 +1,70 @@
+//! Where systemd manages processes, a VM's monitor gets a scope of its own: it then survives the end of the
+//! login session and of the service that started it, and its resources are accounted together.
+
+use std::path::Path;
+use std::process::Command;
+
+const SYSTEMD_RUN: &str = "/usr/bin/systemd-run";
+
+/// A directory that exists exactly where systemd is the service manager (sd_booted(3)).
+const BOOTED: &str = "/run/systemd/system";
+
+/// The command that runs `program` for the VM `id` with an empty environment, in a scope where there
+/// can be one.
+pub(crate) fn command(program: &Path, id: &str) -> Command {
+    let mut command = match manager() {
+        Some(manager) => in_scope(program, id, manager),
+        None => Command::new(program),
+    };
+    command.env_clear();
+    // How systemd-run finds the user's manager.
+    let bus = ["XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"];
+    command.envs(
+        bus.into_iter()
+            .filter_map(|name| Some((name, std::env::var_os(name)?))),
+    );
+    command
+}
+
+fn manager() -> Option<&'static str> {
+    if !Path::new(BOOTED).exists() || !Path::new(SYSTEMD_RUN).exists() {
+        return None;
+    }
+    if nix::unistd::geteuid().is_root() {
+        return Some("--system");
+    }
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR")?;
+    // The socket of the user's own manager (systemd-run(1), --user).
+    let private = Path::new(&runtime).join("systemd/private");
+    private.exists().then_some("--user")
+}
+
+/// systemd-run executes the program in its own place, so streams and process id stay
+/// (systemd-run(1), --scope).
+fn in_scope(program: &Path, id: &str, manager: &str) -> Command {
+    let mut command = Command::new(SYSTEMD_RUN);
+    command
+        .args([manager, "--scope", "--quiet", "--collect"])
+        .arg(format!("--unit=banger-{id}"))
+        .arg("--")
+        .arg(program);
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_scope_is_named_after_the_vm_and_nothing_reaches_a_shell() {
+        let command = in_scope(Path::new("/x/banger-monitor"), "00112233445566aa", "--user");
+        let words: Vec<&str> = std::iter::once(command.get_program())
+            .chain(command.get_args())
+            .filter_map(|word| word.to_str())
+            .collect();
+        assert_eq!(
+            words.join(" "),
+            "/usr/bin/systemd-run --user --scope --quiet --collect --unit=banger-00112233445566aa -- /x/banger-monitor"
+        );
+    }
+}
