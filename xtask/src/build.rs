@@ -11,17 +11,22 @@ use crate::step::{Result, output, run};
 /// The helpers are linked statically for this target.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
+/// The feature that tests need and users must not have.
+pub(crate) const FAILPOINTS: &str = "banger-failpoint/armed";
+
 /// How the executables are built; the helpers are always small.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Profile {
     Dev,
+    /// As [`Profile::Dev`], with the places where tests make steps fail.
+    Test,
     Release,
 }
 
 impl Profile {
     fn directory(self) -> &'static str {
         match self {
-            Profile::Dev => "debug",
+            Profile::Dev | Profile::Test => "debug",
             Profile::Release => "release",
         }
     }
@@ -57,6 +62,9 @@ pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
     let mut build = cargo();
     build.args(["build", "--locked"]);
     match profile {
+        Profile::Test => {
+            build.args(["--workspace", "--bins", "--tests", "--features", FAILPOINTS]);
+        }
         Profile::Release => {
             build.arg("--release");
             build.args(["-p", "banger", "-p", "banger-image", "-p", "banger-vm"]);
@@ -67,15 +75,41 @@ pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
         }
     }
     run(&mut build)?;
-    helpers()?;
-    Ok(target()?.join(profile.directory()))
+    helpers(profile)?;
+    let directory = target()?.join(profile.directory());
+    if profile == Profile::Release {
+        refuse_failpoints(&directory)?;
+    }
+    Ok(directory)
+}
+
+/// What users get must not be told to fail by a variable.
+fn refuse_failpoints(directory: &Path) -> Result<()> {
+    let helpers = ["banger-monitor", "banger-agent"].map(|name| ("../libexec/banger", name));
+    let programs = ["banger", "banger-image", "banger-vm"].map(|name| ("", name));
+    for (place, name) in programs.into_iter().chain(helpers) {
+        let program = directory.join(place).join(name);
+        let content = fs::read(&program)?;
+        let variable = b"BANGER_FAILPOINTS";
+        if content
+            .windows(variable.len())
+            .any(|bytes| bytes == variable)
+        {
+            return Err(format!("{} has failpoints", program.display()).into());
+        }
+    }
+    Ok(())
 }
 
 /// Builds the helpers and puts them where the executables look.
-pub(crate) fn helpers() -> Result<()> {
+fn helpers(profile: Profile) -> Result<()> {
     // The agent runs in any guest, so it takes nothing from there; the monitor is built with it, to
     // compile once what both need. With --target, the flags do not reach build scripts and
     // procedural macros.
+    let features: &[&str] = match profile {
+        Profile::Test => &["--features", FAILPOINTS],
+        Profile::Dev | Profile::Release => &[],
+    };
     run(cargo()
         .args([
             "build",
@@ -85,7 +119,15 @@ pub(crate) fn helpers() -> Result<()> {
             "--target",
             TARGET,
         ])
-        .args(["-p", "banger-monitor", "-p", "banger-agent"])
+        .args([
+            "-p",
+            "banger-monitor",
+            "-p",
+            "banger-agent",
+            "-p",
+            "banger-failpoint",
+        ])
+        .args(features)
         .env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
     let target = target()?;
     let built = target.join(TARGET).join("helper");

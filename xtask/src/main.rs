@@ -35,6 +35,10 @@ enum Task {
         /// Build what users get
         #[arg(long)]
         release: bool,
+
+        /// With the places where tests make steps fail
+        #[arg(long, conflicts_with = "release")]
+        failpoints: bool,
     },
     /// Boot a real VM from a real OCI image, then delete everything again
     Demo,
@@ -47,11 +51,14 @@ enum Task {
 fn main() -> ExitCode {
     let args = Args::parse();
     let result = step::watch_signals().and_then(|()| match args.task {
-        Task::Build { release } => {
-            let profile = if release {
-                Profile::Release
-            } else {
-                Profile::Dev
+        Task::Build {
+            release,
+            failpoints,
+        } => {
+            let profile = match (release, failpoints) {
+                (true, _) => Profile::Release,
+                (_, true) => Profile::Test,
+                _ => Profile::Dev,
             };
             build::build(profile).map(drop)
         }

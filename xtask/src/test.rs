@@ -30,7 +30,7 @@ pub(crate) fn test(args: &Args) -> Result<()> {
     let fixtures = timed("executables, kernel package and base image", || {
         std::thread::scope(|scope| {
             let made = scope.spawn(|| fixtures::prepare(bin));
-            let built = build::build(Profile::Dev);
+            let built = build::build(Profile::Test);
             let fixtures = made.join().map_err(|_| "making the fixtures panicked")??;
             built.map(|_| fixtures)
         })
@@ -47,6 +47,7 @@ pub(crate) fn test(args: &Args) -> Result<()> {
             .arg(build::cargo().get_program())
             .current_dir(build::root())
             .args(["test", "--workspace", "--locked", "--no-fail-fast"])
+            .args(["--features", build::FAILPOINTS])
             .args(&args.rest)
             .env("BANGER_TEST_BIN_DIR", fixtures.bin())
             .env("BANGER_TEST_FIXTURES", target.join("fixtures"))

@@ -7,6 +7,7 @@
 mod disk;
 mod failure;
 mod files;
+mod grow;
 mod modules;
 mod mounts;
 mod network;

@@ -61,6 +61,18 @@ pub(crate) fn resize(terminal: BorrowedFd<'_>, size: TerminalSize) -> io::Result
     Ok(())
 }
 
+/// Makes a mounted ext4 file system as large as `blocks` of its own size, while it is used. The one way
+/// to do it (linux/ext4.h, EXT4_IOC_RESIZE_FS); needs CAP_SYS_RESOURCE.
+///
+/// # Errors
+/// Those of ioctl(2).
+pub(crate) fn grow_ext4(root: &File, blocks: u64) -> io::Result<()> {
+    nix::ioctl_write_ptr!(resize_fs, b'f', 16, u64);
+    // SAFETY: the pointer is to a live u64, which is what EXT4_IOC_RESIZE_FS reads.
+    unsafe { resize_fs(root.as_raw_fd(), &blocks) }?;
+    Ok(())
+}
+
 /// Adds bytes to the kernel's entropy pool and counts them as random.
 ///
 /// # Errors
@@ -162,6 +174,7 @@ impl Child {
             reset_oom_score()?;
             setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES_SOFT, OPEN_FILES_HARD)?;
         }
+        default_signals();
         nix::unistd::setsid()?;
         if self.terminal {
             // SAFETY: descriptor 0 is the terminal that `Command` put there; the argument is a number.
@@ -182,6 +195,15 @@ impl Child {
             &self.arguments,
             &self.environment,
         )?)
+    }
+}
+
+/// A command must not inherit a signal that who started the agent ignores (exec(3p): ignored stays ignored).
+fn default_signals() {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    for number in Signal::iterator() {
+        // SAFETY: no handler of ours is replaced by another; SIGKILL and SIGSTOP are refused, and stay.
+        let _ = unsafe { signal(number, SigHandler::SigDfl) };
     }
 }
 

@@ -19,6 +19,7 @@ use crate::console::{Console, ConsoleRead};
 use crate::control::Control;
 use crate::exit::Witness;
 use crate::guest::Guest;
+use crate::idle::Idle;
 use crate::launch::Vm;
 use crate::lifecycle::Ready;
 use crate::log::chain;
@@ -60,6 +61,7 @@ pub(crate) struct Monitor {
     pub(crate) witness: Witness,
     pub(crate) ready: Option<Ready>,
     pub(crate) stop: Stop,
+    pub(crate) idle: Idle,
     /// The shutdown call was sent.
     pub(crate) called: bool,
     /// `system_powerdown` was sent.
@@ -140,6 +142,7 @@ impl Monitor {
             qmp,
             ready: None,
             stop: Stop::default(),
+            idle: Idle::new(vm.idle_stop),
             called: false,
             powered_down: false,
             power_down_wanted: false,
@@ -211,6 +214,7 @@ impl Monitor {
         let due = [
             limit,
             self.stop.deadline(),
+            self.idle_deadline(),
             self.clients.next_deadline(),
             self.deaf_until,
         ];
@@ -261,6 +265,15 @@ impl Monitor {
         if self.stop.deadline().is_some_and(|at| at <= now) {
             self.stop_step(now);
         }
+        if self.ready.is_some() {
+            self.idle.observe(!self.clients.is_empty(), now);
+        }
+        if self.idle_deadline().is_some_and(|at| at <= now) {
+            self.vm
+                .log
+                .line("nobody has used the VM for long: it is stopped");
+            self.request_stop(DEFAULT_GRACE);
+        }
         if self.clients.next_deadline().is_some_and(|at| at <= now) {
             self.clients.expire(self.agent.as_mut(), now);
         }
@@ -270,6 +283,11 @@ impl Monitor {
                 self.deaf_until = Some(now + ACCEPT_PAUSE);
             }
         }
+    }
+
+    /// Only a VM that nobody stops yet can be stopped for being idle.
+    fn idle_deadline(&self) -> Option<Instant> {
+        self.idle.deadline().filter(|_| self.stop == Stop::Running)
     }
 
     fn read_signals(&mut self) -> io::Result<()> {

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use banger_failpoint::point;
 use banger_wire::monitor::{Launch, file};
 use nix::libc;
 
@@ -70,7 +71,7 @@ fn remove_all(paths: &[&Path]) -> Vec<FileError> {
 
 /// Removes a file that may be missing.
 pub(crate) fn remove(path: &Path) -> Result<(), FileError> {
-    match fs::remove_file(path) {
+    match point("monitor.remove").and_then(|()| fs::remove_file(path)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(FileError::new("remove", path)(error))
         }
@@ -87,6 +88,7 @@ pub(crate) fn temporary(path: &Path) -> PathBuf {
 
 /// A new empty file for the owner only; what was there is replaced, links are not followed.
 pub(crate) fn create(path: &Path) -> io::Result<File> {
+    point("monitor.create")?;
     OpenOptions::new()
         .read(true)
         .append(true)
@@ -100,23 +102,29 @@ pub(crate) fn create(path: &Path) -> io::Result<File> {
 /// Replaces a file in one step.
 pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<(), FileError> {
     write_temporary(path, content, false)?;
-    fs::rename(temporary(path), path).map_err(FileError::new("replace", path))
+    rename(path).map_err(FileError::new("replace", path))
 }
 
 /// Replaces a file in one step that survives a power failure once this returns.
 pub(crate) fn replace_durably(path: &Path, content: &[u8]) -> Result<(), FileError> {
     write_temporary(path, content, true)?;
-    fs::rename(temporary(path), path).map_err(FileError::new("replace", path))?;
+    rename(path).map_err(FileError::new("replace", path))?;
     let directory = path.parent().unwrap_or(Path::new("/"));
-    File::open(directory)
-        .and_then(|file| file.sync_all())
+    point("monitor.sync")
+        .and_then(|()| File::open(directory)?.sync_all())
         .map_err(FileError::new("sync", directory))
+}
+
+fn rename(path: &Path) -> io::Result<()> {
+    point("monitor.rename")?;
+    fs::rename(temporary(path), path)
 }
 
 fn write_temporary(path: &Path, content: &[u8], sync: bool) -> Result<(), FileError> {
     let temporary = temporary(path);
     create(&temporary)
         .and_then(|mut file| {
+            point("monitor.write")?;
             file.write_all(content)?;
             if sync { file.sync_all() } else { Ok(()) }
         })

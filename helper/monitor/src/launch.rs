@@ -7,8 +7,9 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Child;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use banger_failpoint::{passed, point};
 use banger_wire::monitor::{Handles, Launch, placeholder};
 use nix::unistd::geteuid;
 
@@ -27,6 +28,7 @@ pub(crate) struct Vm {
     pub(crate) child: Child,
     pub(crate) handles: Handles,
     pub(crate) started: Instant,
+    pub(crate) idle_stop: Option<Duration>,
     pub(crate) control: UnixListener,
     /// `agent.sock` and the channel to the guest.
     pub(crate) agent: Option<(UnixListener, UnixStream)>,
@@ -72,6 +74,7 @@ pub(crate) fn launch(launch: &Launch) -> Result<Vm, LaunchError> {
             child,
             handles,
             started,
+            idle_stop: launch.idle_stop_s.map(Duration::from_secs),
             control: parts.control,
             agent: parts.agent_listener.zip(parts.agent.map(|pair| pair.ours)),
             qmp: parts.qmp.map(|pair| pair.ours),
@@ -174,7 +177,9 @@ impl Parts {
         let boot_id = fs::read_to_string(boot_id).map_err(FileError::new("read", boot_id))?;
         let started = Instant::now();
         lock.set_inheritable(true).map_err(LaunchError::Channels)?;
+        point("monitor.spawn").map_err(LaunchError::Channels)?;
         let mut child = exec::spawn(&launch.program, &arguments, &self.log)?;
+        passed("monitor.spawned");
         let pairs = [&mut self.agent, &mut self.qmp, &mut self.console];
         for pair in pairs.into_iter().flatten() {
             pair.theirs = None;
@@ -226,7 +231,8 @@ impl Parts {
 }
 
 fn listen(path: &Path) -> Result<UnixListener, LaunchError> {
-    let bound = UnixListener::bind(path).and_then(|listener| {
+    let bound = point("monitor.bind").and_then(|()| UnixListener::bind(path));
+    let bound = bound.and_then(|listener| {
         listener.set_nonblocking(true)?;
         Ok(listener)
     });

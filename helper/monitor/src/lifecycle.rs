@@ -103,6 +103,9 @@ impl Monitor {
             let reply = ControlReply::Exited(record.clone());
             return self.control.reply(token, &reply);
         }
+        if !matches!(request, Ok(ControlRequest::Status)) {
+            self.idle.touch(Instant::now());
+        }
         match request {
             Ok(ControlRequest::Status) => self.reply_status(token),
             Ok(ControlRequest::Tether) => {

@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use banger_failpoint::point;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
@@ -18,6 +19,7 @@ pub(crate) struct AliveLock(Option<File>);
 impl AliveLock {
     /// Takes the lock; `None` when somebody holds it. Creates the file, changes nothing else.
     pub(crate) fn take(path: &Path) -> io::Result<Option<AliveLock>> {
+        point("monitor.lock")?;
         let file = OpenOptions::new()
             .write(true)
             .create(true)

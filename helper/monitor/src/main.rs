@@ -15,6 +15,7 @@ mod exec;
 mod exit;
 mod files;
 mod guest;
+mod idle;
 mod launch;
 mod lifecycle;
 mod lock;
@@ -28,6 +29,7 @@ use std::ffi::OsString;
 use std::io::{self, IsTerminal, Read, Write};
 use std::process::ExitCode;
 
+use banger_failpoint::{passed, point};
 use banger_wire::monitor::{Launch, LaunchReply};
 
 use crate::launch::LaunchError;
@@ -67,7 +69,9 @@ fn supervise() -> ExitCode {
         return usage();
     }
     let mut vm = match read_specification().and_then(|launch| {
-        process::isolate().map_err(LaunchError::Isolate)?;
+        point("monitor.isolate")
+            .and_then(|()| process::isolate())
+            .map_err(LaunchError::Isolate)?;
         launch::launch(&launch)
     }) {
         Ok(vm) => vm,
@@ -79,6 +83,7 @@ fn supervise() -> ExitCode {
             return answer(&LaunchReply::Failed { message }, EXIT_FAILED);
         }
     };
+    passed("monitor.launched");
     // A client that has gone away meanwhile does not concern the VM.
     let _ = write_reply(&LaunchReply::Started(vm.handles.clone()));
     if let Err(error) = process::release_stdio(vm.log.file()) {
@@ -86,6 +91,7 @@ fn supervise() -> ExitCode {
             "cannot let go of the standard streams: {error}"
         ));
     }
+    passed("monitor.detached");
     event_loop::run(vm)
 }
 

@@ -3,6 +3,7 @@
 use std::process::{ExitCode, ExitStatus};
 use std::time::{Duration, Instant};
 
+use banger_failpoint::passed;
 use banger_wire::monitor::ControlReply;
 
 use crate::control::Wait;
@@ -18,6 +19,7 @@ impl Monitor {
     /// Clears away what says that the VM runs, then tells those who wait.
     pub(crate) fn tear_down(mut self, status: ExitStatus) -> ExitCode {
         let record = self.witness.record(status, now_ms());
+        passed("monitor.teardown");
         let mut errors = Vec::new();
         let path = &self.vm.paths.exit_record;
         let written = serde_json::to_vec(&record)
@@ -33,6 +35,7 @@ impl Monitor {
         self.accept_control_clients();
         self.console = None;
         // A waiter may start the VM anew at once: from here on its files are not ours.
+        passed("monitor.release");
         self.vm.lock.release();
         let reply = ControlReply::Exited(record.clone());
         self.ended = Some(record);

@@ -175,6 +175,9 @@ pub struct VmRecord {
     pub network: String,
     /// `qemu`.
     pub vmm: String,
+    /// Stopped by its monitor after so many seconds without use.
+    #[serde(default)]
+    pub idle_stop_s: Option<u64>,
     /// Process id of the VMM while it runs.
     #[serde(default)]
     pub pid: Option<u32>,

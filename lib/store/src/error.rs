@@ -113,6 +113,19 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// A row refers to something that is not there, or something is referred to that was to go.
+    pub(crate) fn is_foreign_key(&self) -> bool {
+        let StoreError::Database { source, .. } = self else {
+            return false;
+        };
+        source.sqlite_error().is_some_and(|error| {
+            error.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY
+                || error.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_TRIGGER
+        })
+    }
+}
+
 impl Diagnose for StoreError {
     fn exit(&self) -> Exit {
         match self {

@@ -144,17 +144,17 @@ impl Store {
         _guard: &ImagesGuard<'_>,
         id: &ImageId,
     ) -> Result<Trash, StoreError> {
-        let users = self.vms_that_use("image", id.as_str())?;
-        if !users.is_empty() {
+        let deleted = self.write(|transaction| {
+            transaction.execute("DELETE FROM images WHERE id = ?1", [id.as_str()])
+        });
+        if deleted.as_ref().is_err_and(StoreError::is_foreign_key) {
             return Err(StoreError::InUse {
                 kind: "image",
                 name: id.to_string(),
-                users,
+                users: self.vms_that_use("image", id.as_str())?,
             });
         }
-        self.write(|transaction| {
-            transaction.execute("DELETE FROM images WHERE id = ?1", [id.as_str()])
-        })?;
+        deleted?;
         move_to_trash(self.context(), &self.context().image(id))
     }
 }

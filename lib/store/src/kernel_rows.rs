@@ -114,17 +114,17 @@ impl Store {
         _guard: &ImagesGuard<'_>,
         kernel: &KernelRecord,
     ) -> Result<Trash, StoreError> {
-        let users = self.vms_that_use("kernel", kernel.id.as_str())?;
-        if !users.is_empty() {
+        let deleted = self.write(|transaction| {
+            transaction.execute("DELETE FROM kernels WHERE id = ?1", [kernel.id.as_str()])
+        });
+        if deleted.as_ref().is_err_and(StoreError::is_foreign_key) {
             return Err(StoreError::InUse {
                 kind: "kernel",
                 name: kernel.name.to_string(),
-                users,
+                users: self.vms_that_use("kernel", kernel.id.as_str())?,
             });
         }
-        self.write(|transaction| {
-            transaction.execute("DELETE FROM kernels WHERE id = ?1", [kernel.id.as_str()])
-        })?;
+        deleted?;
         move_to_trash(self.context(), &self.context().kernel(&kernel.id))
     }
 }

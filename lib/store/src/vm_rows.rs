@@ -127,7 +127,7 @@ impl Store {
         let spec = spec_text(&new.id, &new.spec)?;
         let created_ms = now_ms();
         let target = self.context().vm(&new.id);
-        self.publish("vms", staged, &target, |transaction| {
+        let inserted = self.publish("vms", staged, &target, |transaction| {
             transaction.execute(
                 "INSERT INTO vms (id, name, image, kernel, spec, created_ms)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
@@ -140,7 +140,13 @@ impl Store {
                     created_ms.cast_signed(),
                 ],
             )
-        })?;
+        });
+        if inserted.as_ref().is_err_and(StoreError::is_foreign_key) {
+            // Deleted since the look at it above.
+            self.row_by_id(&IMAGES, new.image.as_str())?;
+            self.row_by_id(&KERNELS, new.kernel.as_str())?;
+        }
+        inserted?;
         Ok(VmRow {
             id: new.id.clone(),
             name: new.name.clone(),

@@ -8,7 +8,7 @@ use lib_store::{Store, VmGuard, VmRow};
 use crate::{Accel, CreateRequest, Life, Network, VmError, life};
 
 /// What to change; nothing is kept as it is.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Change {
     /// Another name.
     pub name: Option<VmName>,

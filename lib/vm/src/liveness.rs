@@ -70,6 +70,7 @@ pub fn record(context: &Context, vm: &VmRow, changed: bool) -> VmRecord {
         disk: vm.spec.disk,
         network: vm.spec.network.clone(),
         vmm: vm.spec.vmm.clone(),
+        idle_stop_s: vm.spec.idle_stop_s,
         pid: match &handles {
             Some(handles) => Some(handles.vmm_pid),
             None if state != VmState::Stopped => vmm(&context.vm(&vm.id).join(file::ALIVE_LOCK)),

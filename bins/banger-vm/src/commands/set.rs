@@ -17,6 +17,9 @@ pub(crate) fn run(session: &mut Session, args: &SetArgs) -> Result<(), Failure> 
         accel: args.accel.as_deref().and_then(|kind| kind.parse().ok()),
         idle_stop: args.idle_stop,
     };
+    if change == Change::default() {
+        return Err(Failure::usage("no change was given").hint("banger-vm set --help"));
+    }
     if args.name.is_some() && args.vms.vms.len() > 1 {
         return Err(Failure::usage("--name fits one VM, but more are named"));
     }

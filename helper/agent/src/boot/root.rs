@@ -12,6 +12,7 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, mkdirat};
 
+use super::grow::grow;
 use super::{BootError, While, disk};
 
 const NEW_ROOT: &str = "/newroot";
@@ -40,6 +41,9 @@ pub(super) fn enter(config: &GuestConfig) -> Result<Hidden, BootError> {
         Root::Overlay { image, data } => {
             mount_disk(image, IMAGE, MsFlags::MS_RDONLY)?;
             mount_disk(data, DATA, MsFlags::empty())?;
+            let device = disk::find(&data.serial)?;
+            grow(&device, Path::new(DATA))
+                .context(|| format!("growing the file system of {}", device.display()))?;
             mount_overlay()?;
             vec![File::open(DATA).context(|| format!("opening {DATA}"))?]
         }

@@ -541,3 +541,23 @@ fn what_leaks_into_the_monitor_does_not_reach_the_vmm() {
     rig.exited(&ControlRequest::Kill);
     rig.wait();
 }
+
+#[test]
+fn a_vm_that_nobody_uses_is_stopped_and_one_in_use_is_not() {
+    let mut rig = Rig::fake("ready");
+    rig.launch.idle_stop_s = Some(1);
+    let mut rig = rig.start();
+    let used = rig.connect(fake::ECHO);
+    let mut waiting = rig.open_control();
+    waiting.send(&ControlRequest::WaitExit);
+    // Twice the limit: a connection to the guest keeps it, one that only waits does not.
+    let patience = Some(Duration::from_secs(2));
+    waiting.0.get_ref().set_read_timeout(patience).unwrap();
+    let early = waiting.0.read(&mut [0]).unwrap_err();
+    assert_eq!(early.kind(), std::io::ErrorKind::WouldBlock);
+    drop(used);
+    rig.wait();
+    assert_eq!(rig.exit_record().reason, ExitReason::Stopped);
+    assert!(rig.text(file::VMM_LOG).contains("nobody has used the VM"));
+    rig.assert_cleared();
+}

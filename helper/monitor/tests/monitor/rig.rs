@@ -61,6 +61,7 @@ impl Rig {
             program: program.to_owned(),
             arguments: arguments.iter().map(|a| (*a).to_owned()).collect(),
             console_limit: 1 << 20,
+            idle_stop_s: None,
         };
         Rig {
             temporary,
