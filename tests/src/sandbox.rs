@@ -99,6 +99,11 @@ impl Sandbox {
         self.path("store")
     }
 
+    /// The directory of the sockets.
+    pub fn runtime(&self) -> &Path {
+        self.runtime.path()
+    }
+
     /// The fixtures it uses.
     pub fn fixtures(&self) -> &Fixtures {
         &self.fixtures

@@ -61,6 +61,11 @@ pub(crate) const TEST: &[Package] = &[
         "/sbin/depmod",
         "indexes kernel modules as a reference",
     ),
+    package(
+        "sqlite3",
+        "/usr/bin/sqlite3",
+        "checks and damages the store's database",
+    ),
     package("zsh", "/bin/zsh", "completes commands"),
     package("fish", "/usr/bin/fish", "completes commands"),
 ];

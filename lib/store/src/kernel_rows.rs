@@ -82,7 +82,7 @@ impl Store {
         let id = KernelId::random()
             .map_err(crate::io_error("name a kernel in", self.context().data()))?;
         let target = self.context().kernel(&id);
-        self.publish("kernels", staged, &target, |transaction| {
+        self.publish(staged, &target, |transaction| {
             transaction.execute(
                 "INSERT INTO kernels (id, name, release, architecture, digest, source, vmlinux, modules, created_ms)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",

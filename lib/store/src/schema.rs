@@ -9,7 +9,6 @@ use std::time::Duration;
 use banger_failpoint::{passed, point};
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
-use crate::staging::sweep;
 use crate::{Context, StoreError};
 
 const FORMAT: i64 = 2;
@@ -69,7 +68,7 @@ impl Store {
         };
         store.configure()?;
         store.migrate()?;
-        sweep(context);
+        store.sweep_leftovers()?;
         store.prune_operations()?;
         Ok(store)
     }

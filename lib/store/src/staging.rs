@@ -130,47 +130,69 @@ pub(crate) fn move_to_trash(context: &Context, path: &Path) -> Result<Trash, Sto
 }
 
 impl Store {
-    /// Removes what dead processes left half-made; each command does it when it opens the store.
-    pub fn sweep_leftovers(&self) {
+    /// Removes what dead processes left half-made or half-deleted; each command does it when it opens the
+    /// store.
+    ///
+    /// # Errors
+    /// When the database cannot be read, or a directory not be moved.
+    pub fn sweep_leftovers(&self) -> Result<(), StoreError> {
+        for (table, lock) in [
+            ("images", "images"),
+            ("kernels", "images"),
+            ("vms", "create"),
+        ] {
+            if !self.orphans(table)?.is_empty() {
+                self.sweep_orphans(table, lock)?;
+            }
+        }
         sweep(self.context());
+        Ok(())
     }
 
-    /// Renames staging to `target` and then writes its row. The caller holds the lock of `table`.
+    /// Renames staging to `target` and then writes its row. The caller holds the lock of the table.
     pub(crate) fn publish<T>(
         &mut self,
-        table: &'static str,
         staged: Staged,
         target: &Path,
         insert: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
-        self.sweep_unpublished(table)?;
         staged.publish(target)?;
         let inserted = self.write(insert);
         if inserted.is_err() {
-            // The first error is the one that helps; what stays is swept by the next publication.
-            drop(move_to_trash(self.context(), target));
+            // The first error is the one that helps; what stays is swept by the next command.
+            let _ = move_to_trash(self.context(), target);
         }
         inserted
     }
 
-    /// Moves directories that have no row out of `table`'s folder: a process died between its rename
-    /// and its row. Only under the table's lock.
-    fn sweep_unpublished(&self, table: &'static str) -> Result<(), StoreError> {
+    /// Directories in `table`'s folder that have no row: their process died between rename and row, or
+    /// between row and rename; or it is there just now.
+    fn orphans(&self, table: &'static str) -> Result<Vec<PathBuf>, StoreError> {
         let directory = self.context().data().join(table);
-        let entries: Vec<String> = fs::read_dir(directory)
+        let entries: Vec<String> = fs::read_dir(&directory)
             .into_iter()
             .flatten()
             .flatten()
             .filter_map(|entry| entry.file_name().into_string().ok())
             .collect();
         if entries.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let known: HashSet<String> = self.ids(table)?.into_iter().collect();
-        for orphan in entries.iter().filter(|id| !known.contains(*id)) {
-            let path = self.context().data().join(table).join(orphan);
-            // Unlinked by the next command: not under this lock.
-            std::mem::forget(move_to_trash(self.context(), &path)?);
+        let orphans = entries.into_iter().filter(|id| !known.contains(id));
+        Ok(orphans.map(|id| directory.join(id)).collect())
+    }
+
+    /// Under the lock of the table nobody is between rename and row, so an orphan is one. When
+    /// somebody holds it, a later command will look again.
+    fn sweep_orphans(&self, table: &'static str, lock: &str) -> Result<(), StoreError> {
+        let path = self.context().locks().join(lock);
+        let Some(_lock) = FileLock::try_take(&path).map_err(io_error("lock", &path))? else {
+            return Ok(());
+        };
+        for orphan in self.orphans(table)? {
+            // Unlinked by the sweep that follows: not under this lock.
+            std::mem::forget(move_to_trash(self.context(), &orphan)?);
         }
         Ok(())
     }

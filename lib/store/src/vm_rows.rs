@@ -127,7 +127,7 @@ impl Store {
         let spec = spec_text(&new.id, &new.spec)?;
         let created_ms = now_ms();
         let target = self.context().vm(&new.id);
-        let inserted = self.publish("vms", staged, &target, |transaction| {
+        let inserted = self.publish(staged, &target, |transaction| {
             transaction.execute(
                 "INSERT INTO vms (id, name, image, kernel, spec, created_ms)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6)",

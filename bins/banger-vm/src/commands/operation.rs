@@ -98,7 +98,7 @@ fn cancel(session: &mut Session, args: &OperationsArgs) -> Result<(), Failure> {
                 Ok(None) | Err(StoreError::NotFound { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
-            store.sweep_leftovers();
+            store.sweep_leftovers()?;
             store.finish_operation(&row.id, &cancelled())?;
             record = store.operation_record(&store.operation(row.id.as_str())?)?;
         }
