@@ -3,7 +3,7 @@
 
 use lib_cli::{Failure, Session};
 use lib_image::{PullRequest, RegistryOptions, credential_files};
-use lib_model::{ImageRecord, KernelRecord, Reference};
+use lib_model::{ImageRecord, KernelRecord, Progress, Reference};
 use lib_store::{Locks, Store, StoreError};
 
 use crate::cli::Pull;
@@ -49,6 +49,7 @@ fn fetch(
     reference: &Reference,
 ) -> Result<ImageRecord, Failure> {
     session.note(&format!("pulling {reference}"));
+    let _tidy = session.tidy()?;
     let registry = RegistryOptions {
         credential_files: credential_files(std::env::var_os),
         ..RegistryOptions::default()
@@ -57,7 +58,11 @@ fn fetch(
         registry,
         ..PullRequest::new(reference.clone())
     };
-    Ok(lib_image::pull(store, locks, &request, &*session.bars)?)
+    // Until there is a layer to show.
+    let step = session.bars.step(&format!("pulling {reference}"), None);
+    let image = lib_image::pull(store, locks, &request, &*session.bars)?;
+    step.done("");
+    Ok(image)
 }
 
 fn host_image(
@@ -68,6 +73,7 @@ fn host_image(
     if let Err(StoreError::NotFound { .. }) = store.image(lib_defaults::HOST) {
         session.note("no image was named: making one of the host's own distribution, once");
     }
+    let _tidy = session.tidy()?;
     Ok(lib_defaults::image(store, locks, &*session.bars)?)
 }
 
@@ -88,5 +94,6 @@ pub(crate) fn kernel(
     if store.kernels()?.is_empty() {
         session.note("no kernel is here: fetching the one of the host's own distribution, once");
     }
+    let _tidy = session.tidy()?;
     Ok(lib_defaults::kernel(store, locks, &*session.bars)?)
 }

@@ -15,6 +15,7 @@ mod select;
 mod session;
 mod table;
 mod text;
+mod tidy;
 
 pub use args::{Format, Global};
 pub use complete::{candidates, images, kernels, operations, vms};
@@ -27,3 +28,4 @@ pub use select::{Kind, Selectors, for_each, selectors};
 pub use session::Session;
 pub use table::Table;
 pub use text::{age, printable};
+pub use tidy::Tidy;

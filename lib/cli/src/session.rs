@@ -2,7 +2,7 @@
 
 use lib_store::{Context, Locks, Store};
 
-use crate::{Bars, Failure, Global, Output, printable};
+use crate::{Bars, Failure, Global, Output, Tidy, printable};
 
 /// Made once by `main`, from the global flags and the environment.
 pub struct Session {
@@ -49,6 +49,14 @@ impl Session {
     /// As [`Store::open`].
     pub fn store(&self) -> Result<Store, Failure> {
         Ok(Store::open(&self.context)?)
+    }
+
+    /// For what takes long and stages files: until this is dropped, Ctrl-C removes them first.
+    ///
+    /// # Errors
+    /// When signals cannot be watched.
+    pub fn tidy(&self) -> Result<Tidy, Failure> {
+        Tidy::begin().map_err(|error| Failure::io("take over the signals", error))
     }
 
     /// The right to take locks; a wait is announced with the holder.

@@ -154,6 +154,9 @@ impl Diagnose for StoreError {
             StoreError::NotFound { kind: "kernel", .. } => {
                 Some("banger-image kernel list   (or: banger-image kernel import FILE)".into())
             }
+            StoreError::NotFound {
+                kind: "operation", ..
+            } => Some("banger-vm op list".into()),
             StoreError::NotFound { .. } => Some("banger-vm list".into()),
             StoreError::Ambiguous { .. } => Some("type more characters of the id".into()),
             StoreError::NameTaken { kind: "VM", name } => Some(format!(

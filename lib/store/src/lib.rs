@@ -25,7 +25,7 @@ pub use locks::{CreateGuard, Holder, ImagesGuard, LeafGuard, Locks, VmGuard};
 pub use operation_rows::{OperationRow, Outcome, wait_operation};
 pub use runtime_dir::private_dir;
 pub use schema::Store;
-pub use staging::{Staged, Trash};
+pub use staging::{Staged, Trash, abandon_staging};
 pub use vm_rows::{NewVm, VmRow, VmSpec};
 
 /// Milliseconds since 1970, for records.

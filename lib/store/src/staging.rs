@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use banger_failpoint::{passed, point};
 use lib_model::ImageId;
@@ -19,6 +20,26 @@ pub struct Staged {
     directory: PathBuf,
     lock_path: PathBuf,
     _lock: FileLock,
+}
+
+/// What this process is making.
+static STAGED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn staged() -> MutexGuard<'static, Vec<PathBuf>> {
+    STAGED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes what this process is making; only when it ends right after that.
+pub fn abandon_staging() {
+    for directory in staged().drain(..) {
+        // Another thread may be writing into it: what stays is swept by the next command.
+        for _ in 0..3 {
+            if fs::remove_dir_all(&directory).is_ok() {
+                break;
+            }
+        }
+        let _ = fs::remove_file(directory.with_extension("lock"));
+    }
 }
 
 impl Staged {
@@ -39,6 +60,7 @@ impl Staged {
             };
             let directory = base.join(id.as_str());
             private_dir(&directory)?;
+            staged().push(directory.clone());
             return Ok(Staged {
                 directory,
                 lock_path,
@@ -69,6 +91,7 @@ impl Staged {
 impl Drop for Staged {
     fn drop(&mut self) {
         passed("staging.drop");
+        staged().retain(|directory| *directory != self.directory);
         // What cannot be removed now is swept by the next command.
         let _ = fs::remove_dir_all(&self.directory);
         let _ = fs::remove_file(&self.lock_path);
