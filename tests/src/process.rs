@@ -249,6 +249,23 @@ impl Running {
         );
     }
 
+    /// Waits until standard error contains a text.
+    ///
+    /// # Panics
+    /// When the process ends, or the deadline passes, without it.
+    #[track_caller]
+    pub fn wait_for_stderr(&self, text: &str) {
+        let found = |seen: &Seen| String::from_utf8_lossy(&seen.stderr).contains(text);
+        let seen = self.wait_until(|seen| found(seen) || (seen.status.is_some() && seen.open == 0));
+        let said = String::from_utf8_lossy(&seen.stderr);
+        assert!(
+            found(&seen),
+            "no {text:?} from `{}`:\n{}",
+            self.line,
+            end_of(&said)
+        );
+    }
+
     /// Closes standard input and waits for the end of the process and of its output.
     ///
     /// # Panics

@@ -11,8 +11,8 @@ use crate::{fixtures, packages};
 /// What to run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Leave out tests of this kind, and count them: vm, archive, shells
-    #[arg(long, value_name = "KIND", value_parser = ["vm", "archive", "shells"])]
+    /// Leave out tests of this kind, and count them: vm, archive, shells, root
+    #[arg(long, value_name = "KIND", value_parser = ["vm", "archive", "shells", "root"])]
     skip: Vec<String>,
 
     /// Passed on to `cargo test`

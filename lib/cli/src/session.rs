@@ -51,6 +51,17 @@ impl Session {
         Ok(Store::open(&self.context)?)
     }
 
+    /// Opens the store only to look at it: nothing is swept, and a store that cannot be written will do.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn store_to_read(&self) -> Result<Store, Failure> {
+        match Store::open_existing(&self.context)? {
+            Some(store) => Ok(store),
+            None => self.store(),
+        }
+    }
+
     /// For what takes long and stages files: until this is dropped, Ctrl-C removes them first.
     ///
     /// # Errors

@@ -18,6 +18,8 @@ pub fn printable(text: &str) -> String {
 pub fn age(then_ms: u64, now_ms: u64) -> String {
     let seconds = now_ms.saturating_sub(then_ms) / 1000;
     match seconds {
+        // A clock that was set back by more than people do by accident.
+        _ if then_ms > now_ms.saturating_add(60_000) => "in the future".to_owned(),
         0..60 => format!("{seconds} s"),
         60..3600 => format!("{} min", seconds / 60),
         3600..172_800 => format!("{} h", seconds / 3600),
@@ -40,6 +42,7 @@ mod tests {
         ] {
             assert_eq!(age(0, seconds * 1000), text);
         }
-        assert_eq!(age(5000, 0), "0 s", "a clock that was set back");
+        assert_eq!(age(5000, 0), "0 s", "a clock that was set back a little");
+        assert_eq!(age(3_600_000, 0), "in the future");
     }
 }

@@ -172,6 +172,7 @@ pub(crate) const IMAGES: Table<ImageRecord> = Table {
         FROM images",
     by_name: "id = (SELECT image FROM image_names WHERE name = ?1)",
     names: "SELECT name FROM image_names ORDER BY name",
+    name_of: "SELECT name FROM image_names WHERE image = ?1 ORDER BY name",
     read: image,
 };
 

@@ -135,6 +135,7 @@ pub(crate) const KERNELS: Table<KernelRecord> = Table {
     select: "SELECT id, name, release, architecture, digest, source, vmlinux, modules, created_ms FROM kernels",
     by_name: "name = ?1",
     names: "SELECT name FROM kernels ORDER BY name",
+    name_of: "SELECT name FROM kernels WHERE id = ?1",
     read: kernel,
 };
 

@@ -20,6 +20,8 @@ pub(crate) struct Table<T: 'static> {
     pub(crate) by_name: &'static str,
     /// Names that a mistyped one may have meant, one a row.
     pub(crate) names: &'static str,
+    /// The statement that gives a name of the id `?1`.
+    pub(crate) name_of: &'static str,
     /// From the columns of `select` to a value.
     pub(crate) read: fn(&Row<'_>) -> Result<T, Box<dyn std::error::Error>>,
 }
@@ -103,9 +105,28 @@ impl Store {
             _ => Err(StoreError::Ambiguous {
                 kind: table.kind,
                 selector: selector.to_owned(),
-                matches: ids,
+                matches: self.with_names(table, ids)?,
             }),
         }
+    }
+
+    /// `id (name)` for each id that has a name.
+    fn with_names<T>(&self, table: &Table<T>, ids: Vec<String>) -> Result<Vec<String>, StoreError> {
+        let named = ids.into_iter().map(|id| {
+            let name = self.string(table.name_of, &id)?;
+            Ok(match name {
+                Some(name) => format!("{id} ({name})"),
+                None => id,
+            })
+        });
+        named.collect()
+    }
+
+    fn string(&self, sql: &'static str, value: &str) -> Result<Option<String>, StoreError> {
+        let failed = self.failed();
+        let mut statement = self.connection.prepare_cached(sql).map_err(&failed)?;
+        let row = statement.query_row([value], |row| row.get(0));
+        row.optional().map_err(failed)
     }
 
     pub(crate) fn strings(&self, sql: &str) -> Result<Vec<String>, StoreError> {

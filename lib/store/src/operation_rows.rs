@@ -276,6 +276,7 @@ const OPERATIONS: Table<OperationRow> = Table {
     select: "SELECT id, operation, name, vm, stage, done, total, created_ms, finished_ms, outcome FROM operations",
     by_name: "id = (SELECT id FROM operations WHERE name = ?1 ORDER BY created_ms DESC LIMIT 1)",
     names: "SELECT id FROM operations ORDER BY created_ms DESC",
+    name_of: "SELECT name FROM operations WHERE id = ?1",
     read: operation,
 };
 

@@ -60,6 +60,7 @@ impl Store {
     pub fn open(context: &Context) -> Result<Self, StoreError> {
         context.make_directories()?;
         let path = context.database();
+        refuse_stump(&path)?;
         point("database.open").map_err(crate::io_error("open", &path))?;
         let connection = Connection::open(&path).map_err(database_error(&path))?;
         let mut store = Store {
@@ -84,14 +85,26 @@ impl Store {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(crate::io_error("open", &path)(error)),
         }
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection =
-            Connection::open_with_flags(&path, flags).map_err(database_error(&path))?;
-        let store = Store {
-            context: context.clone(),
-            connection,
+        refuse_stump(&path)?;
+        let open = |path: &Path, more: OpenFlags| {
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | more;
+            let connection =
+                Connection::open_with_flags(path, flags).map_err(database_error(path))?;
+            let store = Store {
+                context: context.clone(),
+                connection,
+            };
+            store.format().map(|format| (store, format))
         };
-        match store.format()? {
+        let mut opened = open(&path, OpenFlags::empty());
+        if opened.is_err() && is_read_only(context.data()) && !has_log(&path) {
+            // Readers of a WAL database write into its index; where nobody can write, nobody needs it
+            // (sqlite.org, wal.html#readonly; c3ref/open.html, immutable).
+            let uri = format!("file:{}?immutable=1", percent_encoded(&path));
+            opened = open(Path::new(&uri), OpenFlags::SQLITE_OPEN_URI);
+        }
+        let (store, format) = opened?;
+        match format {
             0 => Ok(None),
             _ => Ok(Some(store)),
         }
@@ -185,6 +198,53 @@ impl Store {
     pub(crate) fn failed(&self) -> impl Fn(rusqlite::Error) -> StoreError + use<> {
         database_error(&self.context.database())
     }
+}
+
+/// SQLite takes a file that is shorter than its smallest page for an empty database, and would begin a
+/// new one in it (sqlite.org, fileformat.html).
+fn refuse_stump(path: &Path) -> Result<(), StoreError> {
+    const SMALLEST_PAGE: u64 = 512;
+    let length = std::fs::metadata(path).map_or(0, |file| file.len());
+    if !(1..SMALLEST_PAGE).contains(&length) {
+        return Ok(());
+    }
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_NOTADB);
+    let cut = Some(format!("it was cut to {length} bytes"));
+    Err(database_error(path)(rusqlite::Error::SqliteFailure(
+        code, cut,
+    )))
+}
+
+fn is_read_only(directory: &Path) -> bool {
+    nix::sys::statvfs::statvfs(directory).is_ok_and(|space| {
+        space
+            .flags()
+            .contains(nix::sys::statvfs::FsFlags::ST_RDONLY)
+    })
+}
+
+/// Transactions that are not in the database file yet.
+fn has_log(database: &Path) -> bool {
+    let log = database.with_extension("db-wal");
+    std::fs::metadata(log).is_ok_and(|log| log.len() > 0)
+}
+
+/// As the path of a URI (RFC 3986, section 2.1).
+fn percent_encoded(path: &Path) -> String {
+    use std::fmt::Write;
+    use std::os::unix::ffi::OsStrExt;
+    let mut encoded = String::new();
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'/' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(*byte)),
+            byte if byte.is_ascii_alphanumeric() => encoded.push(char::from(*byte)),
+            byte => {
+                // Writing into a string cannot fail.
+                let _ = write!(encoded, "%{byte:02X}");
+            }
+        }
+    }
+    encoded
 }
 
 fn database_error(path: &Path) -> impl Fn(rusqlite::Error) -> StoreError + use<> {

@@ -233,6 +233,7 @@ pub(crate) const VMS: Table<VmRow> = Table {
     select: "SELECT id, name, image, kernel, spec, created_ms FROM vms",
     by_name: "name = ?1",
     names: "SELECT name FROM vms ORDER BY name",
+    name_of: "SELECT name FROM vms WHERE id = ?1",
     read: vm,
 };
 

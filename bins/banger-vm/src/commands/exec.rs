@@ -8,7 +8,7 @@ use banger_wire::monitor::file;
 use lib_cli::{Failure, Kind, Session, selectors};
 use lib_guest::{Exec, Guest, Io, RawTerminal, Signals, Sink, TerminalSize, terminal_size};
 use lib_model::Exit;
-use lib_store::{Store, VmRow};
+use lib_store::VmRow;
 use lib_vm::{Life, VmError};
 
 use crate::OWN_FAILURE;
@@ -52,7 +52,8 @@ fn run_inner(session: &mut Session, args: ExecArgs) -> Result<u8, Failure> {
         Input::ours(&args.process)
     };
     let selectors = selectors(&named, Kind::Vm)?;
-    let store = open(session)?;
+    // An exec must be quick, so it sweeps nothing.
+    let store = session.store_to_read()?;
     let mut status = 0;
     lib_cli::for_each(selectors, |name| {
         let vm = store.vm(name)?;
@@ -71,14 +72,6 @@ fn run_inner(session: &mut Session, args: ExecArgs) -> Result<u8, Failure> {
         Ok(())
     })?;
     Ok(status)
-}
-
-/// An exec must be quick, so it neither makes nor sweeps the store.
-fn open(session: &Session) -> Result<Store, Failure> {
-    match Store::open_existing(&session.context)? {
-        Some(store) => Ok(store),
-        None => session.store(),
-    }
 }
 
 /// Runs a command in a guest and moves its input and output; `interactive` asks for a terminal when

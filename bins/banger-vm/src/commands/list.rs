@@ -23,7 +23,7 @@ pub(crate) fn run(session: &mut Session, args: &ListArgs) -> Result<(), Failure>
 
 /// Shows everything about the VMs.
 pub(crate) fn show(session: &mut Session, args: &VmsArgs) -> Result<(), Failure> {
-    let mut store = session.store()?;
+    let mut store = session.store_to_read()?;
     target::for_each(&mut store, &args.vms, |_, vm| {
         session
             .output
