@@ -14,6 +14,7 @@ mod process;
 mod registry;
 mod sandbox;
 mod slots;
+mod storm;
 
 pub use faulty::{Answer, FaultyRegistry};
 pub use fixtures::{Fixtures, pack, skipped};
@@ -23,3 +24,4 @@ pub use points::{Hold, Point, clause, recorded};
 pub use process::{Outcome, Running, eventually};
 pub use registry::Registry;
 pub use sandbox::Sandbox;
+pub use storm::{Report, Storm};

@@ -44,6 +44,8 @@ enum Task {
     Demo,
     /// Install what the tests need and run them all, VMs included
     Test(test::Args),
+    /// Let many commands fight and die, then check the store
+    Storm,
     /// Measure what SPEC.md promises
     Bench(bench::Args),
 }
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
         }
         Task::Demo => demo::demo(),
         Task::Test(args) => test::test(&args),
+        Task::Storm => test::storm(),
         Task::Bench(args) => bench::bench(&args),
     });
     match result {

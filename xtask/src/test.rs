@@ -20,6 +20,23 @@ pub(crate) struct Args {
     rest: Vec<String>,
 }
 
+/// The full storm of `tests/tests/storm.rs`.
+pub(crate) fn storm() -> Result<()> {
+    let rest = [
+        "-p",
+        "banger-tests",
+        "--test",
+        "storm",
+        "--",
+        "--ignored",
+        "--nocapture",
+    ];
+    test(&Args {
+        skip: Vec::new(),
+        rest: rest.map(str::to_owned).to_vec(),
+    })
+}
+
 /// Installs what is missing, builds, and runs the tests.
 pub(crate) fn test(args: &Args) -> Result<()> {
     let start = Instant::now();
@@ -46,7 +63,12 @@ pub(crate) fn test(args: &Args) -> Result<()> {
             .arg("--default-signal")
             .arg(build::cargo().get_program())
             .current_dir(build::root())
-            .args(["test", "--workspace", "--locked", "--no-fail-fast"])
+            .args(["test", "--locked", "--no-fail-fast"])
+            .args(if args.rest.iter().any(|word| word == "-p") {
+                &[][..]
+            } else {
+                &["--workspace"][..]
+            })
             .args(["--features", build::FAILPOINTS])
             .args(&args.rest)
             .env("BANGER_TEST_BIN_DIR", fixtures.bin())
