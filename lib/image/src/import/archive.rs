@@ -14,6 +14,7 @@ use super::layout::Layout;
 use crate::blobs::{BlobWriter, Blobs, check_digest};
 use crate::layer::{Compression, compression};
 use crate::manifest::Descriptor;
+use crate::pins::Pins;
 use crate::{Error, Limits};
 
 /// Links that lead to other links; docker's archives have one step.
@@ -135,8 +136,8 @@ impl Spool {
     ///
     /// # Errors
     /// When it cannot be synced or linked.
-    pub(super) fn keep(file: &Spooled, blobs: &Blobs) -> Result<(), Error> {
-        blobs.adopt(&file.path, &file.digest)
+    pub(super) fn keep(file: &Spooled, pins: &Pins, blobs: &Blobs) -> Result<(), Error> {
+        blobs.adopt(pins, &file.path, &file.digest)
     }
 }
 
@@ -155,7 +156,7 @@ impl Layout for Spool {
         &mut self,
         blob: &Descriptor,
         what: &str,
-        _staged: &Staged,
+        pins: &Pins,
         blobs: &Blobs,
     ) -> Result<(), Error> {
         let file = self.file(&blob_name(&blob.digest))?;
@@ -182,7 +183,7 @@ impl Layout for Spool {
                 expected: blob.size,
             });
         }
-        Spool::keep(file, blobs)
+        Spool::keep(file, pins, blobs)
     }
 }
 

@@ -288,7 +288,7 @@ fn a_certificate_that_nobody_knows_is_named_as_that() {
         "{}",
         chain(&error)
     );
-    assert!(error.hint().unwrap().contains("update-ca-certificates"));
+    assert!(error.hint().unwrap().contains("--ca-file"));
 
     // TLS is spoken to a registry that has none.
     let plain = Registry::start();

@@ -110,6 +110,7 @@ pub(crate) fn request(reference: &str) -> PullRequest {
     request.registry.retry = Retry {
         attempts: 3,
         first_pause: std::time::Duration::from_millis(1),
+        longest_pause: std::time::Duration::from_secs(5),
     };
     request
 }
