@@ -217,4 +217,35 @@ mod tests {
         assert_eq!(parsed(&["Negotiate", ",,,=\"", ""]), None);
         assert_eq!(parsed(&[]), None);
     }
+
+    #[test]
+    fn credentials_do_not_go_to_a_token_service_without_tls() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = Client::new();
+        let login = Login {
+            client: &client,
+            registry: "r.example",
+            what: "x",
+            scope: "s",
+            plain: false,
+        };
+        // Nobody listens there: whatever is sent fails in another way.
+        let challenge = Challenge::Bearer {
+            realm: "http://127.0.0.1:1/token".into(),
+            service: None,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let password = Credentials::Password("u".into(), "p".into());
+        let answer = |credentials| runtime.block_on(login.answer(&challenge, credentials));
+        let error = *answer(Some(&password)).unwrap_err().error;
+        assert!(matches!(error, Error::Protocol { .. }), "{error:?}");
+        let error = *answer(None).unwrap_err().error;
+        assert!(
+            matches!(error, Error::Connection { refused: true, .. }),
+            "{error:?}"
+        );
+    }
 }
