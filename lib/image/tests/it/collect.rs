@@ -220,6 +220,38 @@ fn what_was_collected_before_a_pull_looked_is_downloaded_again() {
 }
 
 #[test]
+fn a_pull_looks_for_its_layers_only_when_no_collection_is_under_way() {
+    let (registry, place) = (Registry::start(), Place::new());
+    let image = Image::small();
+    publish(&registry, &place, &image, "app:latest");
+    let server = Faulty::before(registry.address(), |_, _| None);
+    place.pull(&server.reference()).unwrap();
+    remove(&place, &server.reference());
+    // A collector that has read the pins, and not yet removed what nobody had pinned.
+    let mut locks = place.locks();
+    let guard = locks.images().unwrap();
+    let layer = digest(&image.layers[0].blob);
+    std::thread::scope(|scope| {
+        let (tell, waits) = std::sync::mpsc::channel();
+        let (place, request) = (&place, request(&server.reference()));
+        let pull = scope.spawn(move || {
+            let mut locks = lib_store::Locks::new(&place.context, move |name, _| {
+                // Nobody listens to later waits.
+                let _ = tell.send(name.to_owned());
+            });
+            lib_image::pull(&mut place.store(), &mut locks, &request, &Silent)
+        });
+        assert_eq!(waits.recv().unwrap(), "images");
+        let blob = place.context.blobs().join("blobs/sha256").join(layer.hex());
+        std::fs::remove_file(blob).unwrap();
+        drop(guard);
+        assert!(pull.join().unwrap().unwrap().changed);
+    });
+    assert_eq!(server.count(layer.as_str()), 2);
+    sound(&place, &server.reference());
+}
+
+#[test]
 fn pins_end_with_their_process() {
     let place = Place::new();
     let record = place
