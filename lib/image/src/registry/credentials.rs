@@ -290,6 +290,14 @@ mod tests {
             files(&[("REGISTRY_AUTH_FILE", "/f"), ("HOME", "/h")]),
             [PathBuf::from("/f")]
         );
+        assert_eq!(
+            files(&[
+                ("XDG_CONFIG_HOME", "/c"),
+                ("DOCKER_CONFIG", "/d"),
+                ("HOME", "/h")
+            ]),
+            ["/c/containers/auth.json", "/d/config.json"].map(PathBuf::from)
+        );
         assert!(files(&[]).is_empty());
     }
 }

@@ -156,6 +156,56 @@ fn an_identity_token_is_exchanged_for_a_token() {
 }
 
 #[test]
+fn blobs_come_from_elsewhere_and_credentials_do_not_go_there() {
+    let image = Image::small();
+    let elsewhere = Faulty::serve(&image, |request, before| {
+        (request.path.contains("blobs") && before == 0).then_some(Fault::ResetAfter(100))
+    });
+    let place = Place::new();
+    let target = elsewhere.address.clone();
+    let server = Faulty::serve(&image, move |request, _| {
+        if request.authorization.as_deref() != Some("Basic dXNlcjpzZWNyZXQ=") {
+            let challenge = "WWW-Authenticate: Basic realm=\"r\"\r\n";
+            return Some(Fault::Status(401, challenge.into(), ""));
+        }
+        let location = format!("Location: http://{target}{}\r\n", request.path);
+        request
+            .path
+            .contains("blobs")
+            .then_some(Fault::Status(307, location, ""))
+    });
+    let script = r#"echo '{"Username":"user","Secret":"secret"}'"#;
+    let request = helped(&place, &server.address, &server.reference(), script);
+    assert!(place.pull_with(&request, &Silent).unwrap().changed);
+    let asked = elsewhere.requests();
+    assert!(asked.len() >= 4 && asked.iter().any(|request| request.range.is_some()));
+    assert!(
+        asked.iter().all(|request| request.authorization.is_none()),
+        "{asked:?}"
+    );
+
+    // A circle is left.
+    let own = Arc::new(OnceLock::<String>::new());
+    let address = own.clone();
+    let server = Faulty::serve(&image, move |request, _| {
+        let location = format!(
+            "Location: http://{}{}\r\n",
+            address.get().unwrap(),
+            request.path
+        );
+        Some(Fault::Status(307, location, ""))
+    });
+    own.set(server.address.clone()).unwrap();
+    let error = Place::new().pull(&server.reference()).unwrap_err();
+    assert!(
+        chain(&error).contains("too many redirects"),
+        "{}",
+        chain(&error)
+    );
+    assert!(server.requests().len() < 20);
+}
+
+#[test]
 fn nothing_that_has_no_end_is_read_to_it() {
     let bound = 12 << 20;
     for length in [None, Some(1 << 40)] {
