@@ -532,3 +532,15 @@ fn absolute_names_and_symlinks_stay_inside_the_image() {
         outcome.says("error: ");
     }
 }
+
+#[test]
+fn commands_that_are_the_first_at_once_all_find_a_store() {
+    let sandbox = Sandbox::empty();
+    // Without a lock about one round in fifteen failed.
+    let rounds = sandbox.sh(
+        "for round in $(seq 60); do export BANGER_STORE=$PWD/store-$round; \
+         for each in 1 2 3 4; do banger-image cache list & done; wait; done",
+    );
+    rounds.exits(0);
+    assert_eq!(rounds.stderr, "", "{rounds}");
+}
