@@ -12,7 +12,7 @@ use lib_model::{ByteSize, Digest, Progress, Step};
 use lib_store::{NewImage, Staged};
 use sha2::{Digest as _, Sha256};
 
-use crate::blobs::private_file;
+use crate::blob_writer::private_file;
 use crate::config::ImageConfig;
 use crate::layer::{CountingReader, DiffIdReader, unpack};
 use crate::limits::Unpacked;

@@ -52,11 +52,7 @@ impl Claim {
         thing: Thing,
         digest: &Digest,
     ) -> Result<Result<Claim, Option<Holder>>, Error> {
-        let kind = match thing {
-            Thing::Image => "image",
-            Thing::Blob => "blob",
-        };
-        let path = directory.join(format!("{kind}-{}.lock", digest.hex()));
+        let path = path(directory, thing, digest);
         loop {
             let Some(lock) = FileLock::try_take(&path).map_err(Error::io("lock", &path))? else {
                 return Ok(Err(holder(&path)));
@@ -84,12 +80,7 @@ impl Claim {
                 Ok(claim) => return Ok(claim),
                 Err(holder) => {
                     waiting(holder.as_ref());
-                    let kind = if thing == Thing::Image {
-                        "image"
-                    } else {
-                        "blob"
-                    };
-                    let path = directory.join(format!("{kind}-{}.lock", digest.hex()));
+                    let path = path(directory, thing, digest);
                     FileLock::wait_free(&path).map_err(Error::io("wait for", &path))?;
                 }
             }
@@ -102,6 +93,14 @@ impl Drop for Claim {
         // Before the lock falls; a file that stays is only untidy.
         let _ = std::fs::remove_file(&self.path);
     }
+}
+
+fn path(directory: &Path, thing: Thing, digest: &Digest) -> PathBuf {
+    let kind = match thing {
+        Thing::Image => "image",
+        Thing::Blob => "blob",
+    };
+    directory.join(format!("{kind}-{}.lock", digest.hex()))
 }
 
 /// What a wait is called.

@@ -42,22 +42,19 @@ pub fn collect(
     let blobs = Blobs::open(context)?;
     // Under staging, where a killed command's files are swept.
     let trash = Staged::new(context)?;
-    // Manifests never change: what was parsed before the lock need not be parsed under it.
+    // What was parsed before the lock is not parsed under it.
     let mut users = Users::default();
-    users.add(&blobs, &store.images()?);
+    users.set(&blobs, &store.images()?);
     let mut gone = Vec::new();
     {
         let guard = locks.images()?;
-        let images = store.images()?;
-        users.add(&blobs, &images);
-        users.keep(&images);
+        users.set(&blobs, &store.images()?);
         let pinned = Pins::all(&trash)?;
-        let manifests: BTreeSet<&Digest> = images.iter().map(|image| &image.digest).collect();
         if !what.dry_run {
-            blobs.retain(&guard, |digest| manifests.contains(digest))?;
+            blobs.retain(&guard, |digest| users.has_manifest(digest))?;
         }
         for (digest, size) in blobs.all()? {
-            if users.of(&digest).is_some() || pinned.contains(&digest) {
+            if !users.of(&digest).is_empty() || pinned.contains(&digest) {
                 continue;
             }
             if !what.dry_run {
@@ -88,12 +85,13 @@ pub fn cached(store: &Store) -> Result<Vec<BlobRecord>, Error> {
     let context = store.context();
     let blobs = Blobs::open(context)?;
     let mut users = Users::default();
-    users.add(&blobs, &store.images()?);
+    users.set(&blobs, &store.images()?);
     let mut records = Vec::new();
     for (digest, size) in blobs.all()? {
-        let (state, images) = match users.of(&digest) {
-            Some(images) => (BlobState::Used, images),
-            None => (BlobState::Unused, Vec::new()),
+        let images = users.of(&digest);
+        let state = match images.is_empty() {
+            true => BlobState::Unused,
+            false => BlobState::Used,
         };
         records.push(record(digest, size, state, images, false));
     }
@@ -123,53 +121,54 @@ fn record(
 /// Which images have which blobs.
 #[derive(Default)]
 struct Users {
-    parsed: BTreeMap<Digest, Vec<Digest>>,
+    /// Manifests of images, and the images' names.
     names: BTreeMap<Digest, Vec<String>>,
+    /// Blobs, the manifests too, and the manifests that refer to them.
+    manifests: BTreeMap<Digest, BTreeSet<Digest>>,
+    parsed: BTreeSet<Digest>,
 }
 
 impl Users {
-    fn add(&mut self, blobs: &Blobs, images: &[ImageRecord]) {
+    /// Those of exactly these images. Manifests never change: each is parsed once.
+    fn set(&mut self, blobs: &Blobs, images: &[ImageRecord]) {
         // A limit would only make a manifest that was taken once unreadable.
         let limits = Limits {
             layers: usize::MAX,
             ..Limits::default()
         };
+        self.names.clear();
         for image in images {
             let name = image.names.first().map_or(image.id.as_str(), |name| name);
             let names = self.names.entry(image.digest.clone()).or_default();
-            if !names.iter().any(|there| there == name) {
-                names.push(name.to_owned());
+            names.push(name.to_owned());
+            if !self.parsed.insert(image.digest.clone()) {
+                continue;
             }
-            self.parsed.entry(image.digest.clone()).or_insert_with(|| {
-                // An image whose manifest is gone or damaged keeps nothing but itself.
-                match manifest_of(blobs, &image.digest, &limits) {
-                    Ok((manifest, _)) => {
-                        let layers = manifest.layers.into_iter().map(|layer| layer.digest);
-                        layers.chain([manifest.config.digest]).collect()
-                    }
-                    Err(_) => Vec::new(),
-                }
-            });
+            let mut has = vec![image.digest.clone()];
+            // An image whose manifest is gone or damaged keeps nothing but that.
+            if let Ok((manifest, _)) = manifest_of(blobs, &image.digest, &limits) {
+                has.push(manifest.config.digest);
+                has.extend(manifest.layers.into_iter().map(|layer| layer.digest));
+            }
+            for blob in has {
+                let manifests = self.manifests.entry(blob).or_default();
+                manifests.insert(image.digest.clone());
+            }
         }
     }
 
-    /// Forgets images that are there no more.
-    fn keep(&mut self, images: &[ImageRecord]) {
-        self.parsed
-            .retain(|digest, _| images.iter().any(|image| image.digest == *digest));
+    /// Names of the images that have a blob; empty when no image has it.
+    fn of(&self, blob: &Digest) -> Vec<String> {
+        let manifests = self.manifests.get(blob).into_iter().flatten();
+        manifests
+            .filter_map(|manifest| self.names.get(manifest))
+            .flatten()
+            .cloned()
+            .collect()
     }
 
-    /// Names of the images that have a blob; none when no image has it.
-    fn of(&self, blob: &Digest) -> Option<Vec<String>> {
-        let mut images = Vec::new();
-        let mut used = false;
-        for (manifest, blobs) in &self.parsed {
-            if manifest == blob || blobs.contains(blob) {
-                used = true;
-                images.extend(self.names.get(manifest).into_iter().flatten().cloned());
-            }
-        }
-        used.then_some(images)
+    fn has_manifest(&self, digest: &Digest) -> bool {
+        self.names.contains_key(digest)
     }
 }
 

@@ -4,6 +4,7 @@
 //! none of the store's ordered locks is held during downloads or builds.
 
 mod arrivals;
+mod blob_writer;
 mod blobs;
 mod build;
 mod claim;
@@ -11,6 +12,7 @@ mod collect;
 mod config;
 mod diagnose;
 mod error;
+mod fetch;
 mod import;
 mod layer;
 mod limits;

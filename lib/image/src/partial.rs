@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use lib_model::Digest;
 
 use crate::Error;
-use crate::blobs::{Blobs, HashWriter, sync_parent};
+use crate::blob_writer::HashWriter;
+use crate::blobs::{Blobs, sync_parent};
 use crate::claim::Claim;
 use crate::manifest::Descriptor;
 
@@ -116,7 +117,7 @@ impl Partial {
     /// # Errors
     /// [`Error::Truncated`], [`Error::TooLong`], [`Error::DigestMismatch`].
     pub(crate) fn check(&self, expected: &Descriptor, what: &str) -> Result<(), Error> {
-        crate::blobs::check(self.written, &self.hasher, expected, what)
+        crate::blob_writer::check(self.written, &self.hasher, expected, what)
     }
 
     /// Puts the blob, which was checked, where blobs are.

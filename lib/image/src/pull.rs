@@ -5,11 +5,8 @@
 //! by claims ([`crate::claim`]), and what a pull counts on is pinned ([`crate::pins`]).
 
 use std::path::PathBuf;
-use std::pin::pin;
 
-use futures_util::future::{Either, select};
-use futures_util::{StreamExt, stream};
-use lib_model::{Digest, ImageRecord, Progress, Reference, Step};
+use lib_model::{Digest, ImageRecord, Progress, Reference};
 use lib_store::{Context, Locks, NewImage, Staged, Store};
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Runtime;
@@ -20,16 +17,13 @@ use crate::blobs::Blobs;
 use crate::build::{How, Plan, build};
 use crate::claim::{self, Claim, Thing, waiting_for};
 use crate::config::ImageConfig;
+use crate::fetch::label;
 use crate::local::Local;
 use crate::manifest::{Descriptor, Document, Manifest};
-use crate::partial::{self, Partial};
 use crate::pins::Pins;
 use crate::publish::{Wanted, name_existing, publish};
 use crate::registry::Registry;
-use crate::{Error, Limits, LockFile, Platform, RegistryOptions, Size, space};
-
-/// Layers downloaded at once.
-const PARALLEL: usize = 3;
+use crate::{Error, Limits, LockFile, Platform, RegistryOptions, Size, partial, space};
 
 /// What to pull, and how.
 #[derive(Debug, Clone)]
@@ -193,15 +187,15 @@ impl Found {
 }
 
 /// One pull under way.
-struct Pull<'a> {
+pub(crate) struct Pull<'a> {
     context: Context,
-    downloads: PathBuf,
-    pins: Pins,
-    blobs: Blobs,
+    pub(crate) downloads: PathBuf,
+    pub(crate) pins: Pins,
+    pub(crate) blobs: Blobs,
     /// None without the network.
-    registry: Option<Registry>,
-    request: &'a PullRequest,
-    progress: &'a dyn Progress,
+    pub(crate) registry: Option<Registry>,
+    pub(crate) request: &'a PullRequest,
+    pub(crate) progress: &'a dyn Progress,
 }
 
 impl Pull<'_> {
@@ -358,90 +352,6 @@ impl Pull<'_> {
         Ok((staged, built?))
     }
 
-    /// Downloads `missing`, a few at once, until all are here, one fails, or it is cancelled.
-    async fn fetch(
-        &self,
-        missing: &[Descriptor],
-        arrivals: &Arrivals,
-        cancelled: oneshot::Receiver<()>,
-    ) -> Result<(), Error> {
-        let all = async {
-            let mut running = pin!(
-                stream::iter(missing)
-                    .map(|layer| async move {
-                        let step = self.progress.step(&label(layer), Some(layer.size));
-                        let what = format!("layer {}", layer.digest);
-                        let note = self.download(layer, &what, &*step).await?;
-                        step.done(note);
-                        arrivals.arrived(&layer.digest);
-                        Ok::<(), Error>(())
-                    })
-                    .buffer_unordered(PARALLEL)
-            );
-            while let Some(result) = running.next().await {
-                result?;
-            }
-            Ok(())
-        };
-        // Dropping the sender without a word, as a successful build does, cancels nothing.
-        let cancelled = async {
-            if cancelled.await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
-        match select(pin!(all), pin!(cancelled)).await {
-            Either::Left((result, _)) => result,
-            Either::Right(((), _)) => Ok(()),
-        }
-    }
-
-    /// Downloads a blob, unless somebody else just does; what is there of it is continued.
-    async fn download(
-        &self,
-        blob: &Descriptor,
-        what: &str,
-        step: &dyn Step,
-    ) -> Result<&'static str, Error> {
-        let Some(registry) = &self.registry else {
-            return Err(Error::Offline {
-                what: self.request.reference.familiar(),
-                missing: vec![what.to_owned()],
-            });
-        };
-        let claim = self.claim_blob(blob).await?;
-        if self.blobs.has(&self.pins, blob) {
-            return Ok("another command brought it");
-        }
-        let mut partial = Partial::open(&self.downloads, blob, claim)?;
-        step.advance(partial.written());
-        registry.blob(blob, &mut partial, what, step).await?;
-        partial.publish(&self.blobs, &blob.digest)?;
-        Ok("")
-    }
-
-    /// Waits, on a thread of its own: the other downloads go on.
-    async fn claim_blob(&self, blob: &Descriptor) -> Result<Claim, Error> {
-        let holder = match Claim::try_take(&self.downloads, Thing::Blob, &blob.digest)? {
-            Ok(claim) => return Ok(claim),
-            Err(holder) => holder,
-        };
-        let waiting = waiting_for(&label(blob), holder.as_ref());
-        let step = self.progress.step(&waiting, None);
-        let (tell, hears) = oneshot::channel();
-        let (directory, digest) = (self.downloads.clone(), blob.digest.clone());
-        std::thread::spawn(move || {
-            let claim = Claim::take(&directory, Thing::Blob, &digest, &mut |_| {});
-            // Nobody listens after a failure elsewhere; then the claim falls again.
-            let _ = tell.send(claim);
-        });
-        let claim = match hears.await {
-            Ok(claim) => claim?,
-            Err(error) => return Err(Error::Client(error.into())),
-        };
-        step.done("");
-        Ok(claim)
-    }
-
     /// Removes blobs that were here before and are damaged, and returns them and those that are
     /// gone.
     fn damaged(&self, plan: &Plan, fresh: &[Descriptor]) -> Result<Vec<Descriptor>, Error> {
@@ -457,8 +367,4 @@ impl Pull<'_> {
         }
         Ok(damaged)
     }
-}
-
-fn label(layer: &Descriptor) -> String {
-    format!("layer {}", layer.digest.short())
 }

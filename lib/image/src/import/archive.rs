@@ -11,7 +11,8 @@ use tar::EntryType;
 
 use super::detect::plain;
 use super::layout::Layout;
-use crate::blobs::{BlobWriter, Blobs, check_digest};
+use crate::blob_writer::BlobWriter;
+use crate::blobs::{Blobs, check_digest};
 use crate::layer::{Compression, compression};
 use crate::manifest::Descriptor;
 use crate::pins::Pins;

@@ -8,7 +8,8 @@ use lib_model::Digest;
 use sha2::{Digest as _, Sha256};
 
 use super::{Found, Import, usable_name};
-use crate::blobs::{BlobWriter, Blobs, check_digest};
+use crate::blob_writer::BlobWriter;
+use crate::blobs::{Blobs, check_digest};
 use crate::build::Plan;
 use crate::config::ImageConfig;
 use crate::manifest::{CONTAINERD_NAME, Descriptor, Document, Index, Manifest, REF_NAME};

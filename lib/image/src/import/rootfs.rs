@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use super::docker::{layer_type, plan};
 use super::{Found, Import};
 use crate::Error;
-use crate::blobs::{BlobWriter, HashWriter};
+use crate::blob_writer::{BlobWriter, HashWriter};
 use crate::config::ImageConfig;
 use crate::layer::{compression, unpack};
 use crate::limits::Unpacked;

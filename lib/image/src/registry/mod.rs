@@ -29,6 +29,7 @@ use crate::partial::Partial;
 use crate::{Error, Limits};
 use endpoint::{Endpoint, Request};
 use fault::Fault;
+use retry::Backoff;
 
 /// The repository of one reference: its mirrors in their order, then the registry itself.
 pub(crate) struct Registry {
@@ -90,7 +91,8 @@ impl Registry {
         };
         let mut last = None;
         for (index, endpoint) in self.in_order() {
-            let bytes = match self.bounded(endpoint, &request, limits).await {
+            let backoff = self.backoff(index);
+            let bytes = match bounded(endpoint, backoff, &request, limits).await {
                 Ok(bytes) => bytes,
                 Err(error) => {
                     last = Some(error);
@@ -108,26 +110,6 @@ impl Registry {
         Err(last.unwrap_or_else(|| Error::malformed(&what, "nobody has it")))
     }
 
-    /// A document that ends before the limit, however long the registry says or sends it.
-    async fn bounded(
-        &self,
-        endpoint: &Endpoint,
-        request: &Request<'_>,
-        limits: &Limits,
-    ) -> Result<Vec<u8>, Error> {
-        let mut backoff = self.retry.start();
-        loop {
-            let read = async {
-                let response = endpoint.get(request).await?;
-                body::document(response, endpoint.host(), request.what, limits).await
-            };
-            match read.await {
-                Ok(bytes) => return Ok(bytes),
-                Err(fault) => backoff.wait(fault).await?,
-            }
-        }
-    }
-
     /// Downloads a blob into `partial`, behind what is there already, until its digest is right.
     ///
     /// # Errors
@@ -140,11 +122,12 @@ impl Registry {
         step: &dyn Step,
     ) -> Result<(), Error> {
         let mut last = None;
-        for (_, endpoint) in self.in_order() {
+        for (index, endpoint) in self.in_order() {
             loop {
                 // What an earlier command left, or a mirror sent, may be what is wrong.
                 let own = partial.written() == 0;
-                let error = match self.whole_blob(endpoint, blob, partial, step).await {
+                let backoff = self.backoff(index);
+                let error = match whole_blob(endpoint, backoff, blob, partial, step).await {
                     Ok(()) => match partial.check(blob, what) {
                         Ok(()) => return Ok(()),
                         Err(error) => error,
@@ -166,79 +149,105 @@ impl Registry {
         Err(last.unwrap_or_else(|| Error::malformed(what, "nobody has it")))
     }
 
-    async fn whole_blob(
-        &self,
-        endpoint: &Endpoint,
-        blob: &Descriptor,
-        partial: &mut Partial,
-        step: &dyn Step,
-    ) -> Result<(), Error> {
-        let mut backoff = self.retry.start();
-        // Of an empty blob there is nothing to ask for.
-        while partial.written() < blob.size {
-            let before = partial.written();
-            if let Err(fault) = self.blob_from_here(endpoint, blob, partial, step).await {
-                backoff.progressed(partial.written().saturating_sub(before));
-                backoff.wait(fault).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn blob_from_here(
-        &self,
-        endpoint: &Endpoint,
-        blob: &Descriptor,
-        partial: &mut Partial,
-        step: &dyn Step,
-    ) -> Result<(), Fault> {
-        let what = format!("blob {}", blob.digest);
-        let request = Request {
-            path: &format!("blobs/{}", blob.digest),
-            accept: "application/octet-stream, */*",
-            from: partial.written(),
-            what: &what,
-        };
-        let mut response = endpoint.get(&request).await?;
-        if request.from > 0 && !body::continues_at(&response, request.from) {
-            partial.restart().map_err(Fault::lasting)?;
-            // An answer that continues somewhere else is of no use at all.
-            if response.status() == reqwest::StatusCode::PARTIAL_CONTENT {
-                return Err(Fault::transient(Error::Protocol {
-                    registry: endpoint.host().to_owned(),
-                    what,
-                    source: "it sent another range than was asked for".into(),
-                }));
-            }
-        }
-        while let Some(chunk) = response
-            .chunk()
-            .await
-            .map_err(|error| fault::connection(error, endpoint.host(), &what))?
-        {
-            if partial.written() + chunk.len() as u64 > blob.size {
-                return Err(Fault::lasting(Error::TooLong {
-                    what,
-                    expected: blob.size,
-                }));
-            }
-            partial.write(&chunk).map_err(Fault::lasting)?;
-            step.advance(chunk.len() as u64);
-        }
-        if partial.written() < blob.size {
-            let received = partial.written();
-            return Err(Fault::transient(Error::Truncated {
-                what,
-                expected: blob.size,
-                received,
-            }));
-        }
-        Ok(())
-    }
-
     /// The endpoints from the preferred one on.
     fn in_order(&self) -> impl Iterator<Item = (usize, &Endpoint)> {
         let preferred = self.preferred.load(Ordering::Relaxed);
         self.endpoints.iter().enumerate().skip(preferred)
     }
+
+    /// A mirror has little patience: the next one is asked instead.
+    fn backoff(&self, index: usize) -> Backoff {
+        let mut retry = self.retry.clone();
+        if index + 1 < self.endpoints.len() {
+            retry.attempts = retry.attempts.min(2);
+        }
+        retry.start()
+    }
+}
+
+/// A document that ends before the limit, however long the registry says or sends it.
+async fn bounded(
+    endpoint: &Endpoint,
+    mut backoff: Backoff,
+    request: &Request<'_>,
+    limits: &Limits,
+) -> Result<Vec<u8>, Error> {
+    loop {
+        let read = async {
+            let response = endpoint.get(request).await?;
+            body::document(response, endpoint.host(), request.what, limits).await
+        };
+        match read.await {
+            Ok(bytes) => return Ok(bytes),
+            Err(fault) => backoff.wait(fault).await?,
+        }
+    }
+}
+
+async fn whole_blob(
+    endpoint: &Endpoint,
+    mut backoff: Backoff,
+    blob: &Descriptor,
+    partial: &mut Partial,
+    step: &dyn Step,
+) -> Result<(), Error> {
+    // Of an empty blob there is nothing to ask for.
+    while partial.written() < blob.size {
+        let before = partial.written();
+        if let Err(fault) = blob_from_here(endpoint, blob, partial, step).await {
+            backoff.progressed(partial.written().saturating_sub(before));
+            backoff.wait(fault).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn blob_from_here(
+    endpoint: &Endpoint,
+    blob: &Descriptor,
+    partial: &mut Partial,
+    step: &dyn Step,
+) -> Result<(), Fault> {
+    let what = format!("blob {}", blob.digest);
+    let request = Request {
+        path: &format!("blobs/{}", blob.digest),
+        accept: "application/octet-stream, */*",
+        from: partial.written(),
+        what: &what,
+    };
+    let mut response = endpoint.get(&request).await?;
+    if request.from > 0 && !body::continues_at(&response, request.from) {
+        partial.restart().map_err(Fault::lasting)?;
+        // An answer that continues somewhere else is of no use at all.
+        if response.status() == reqwest::StatusCode::PARTIAL_CONTENT {
+            return Err(Fault::transient(Error::Protocol {
+                registry: endpoint.host().to_owned(),
+                what,
+                source: "it sent another range than was asked for".into(),
+            }));
+        }
+    }
+    while let Some(chunk) = response
+        .chunk()
+        .await
+        .map_err(|error| fault::connection(error, endpoint.host(), &what))?
+    {
+        if partial.written() + chunk.len() as u64 > blob.size {
+            return Err(Fault::lasting(Error::TooLong {
+                what,
+                expected: blob.size,
+            }));
+        }
+        partial.write(&chunk).map_err(Fault::lasting)?;
+        step.advance(chunk.len() as u64);
+    }
+    if partial.written() < blob.size {
+        let received = partial.written();
+        return Err(Fault::transient(Error::Truncated {
+            what,
+            expected: blob.size,
+            received,
+        }));
+    }
+    Ok(())
 }
