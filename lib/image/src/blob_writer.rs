@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use banger_failpoint::point;
 use lib_model::Digest;
 use lib_store::Staged;
 use sha2::{Digest as _, Sha256};
@@ -43,8 +44,8 @@ impl BlobWriter {
     /// # Errors
     /// When the file cannot be written.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.file
-            .write_all(bytes)
+        point("blob.write")
+            .and_then(|()| self.file.write_all(bytes))
             .map_err(Error::io("write", &self.path))?;
         self.hasher.0.update(bytes);
         self.written += bytes.len() as u64;
@@ -90,10 +91,12 @@ impl BlobWriter {
         let digest = self.hasher.digest();
         debug_assert!(pins.holds(&digest));
         let target = blobs.path(&digest);
-        self.file
-            .sync_all()
+        point("blob.sync")
+            .and_then(|()| self.file.sync_all())
             .map_err(Error::io("sync", &self.path))?;
-        fs::rename(&self.path, &target).map_err(Error::io("create", &target))?;
+        point("blob.publish")
+            .and_then(|()| fs::rename(&self.path, &target))
+            .map_err(Error::io("create", &target))?;
         sync_parent(&target)?;
         Ok(digest)
     }

@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use banger_failpoint::{passed, point};
 use lib_model::Digest;
 use lib_store::{Context, ImagesGuard, Staged, private_dir};
 use sha2::{Digest as _, Sha256};
@@ -101,8 +102,12 @@ impl Blobs {
             .map_err(Error::io("sync", staged))?;
         // Linked under a name of its own first: link(2) replaces nothing, rename(2) does.
         let new = staged.with_extension("adopted");
-        fs::hard_link(staged, &new).map_err(Error::io("link", staged))?;
-        fs::rename(&new, &target).map_err(Error::io("create", &target))?;
+        point("blob.link")
+            .and_then(|()| fs::hard_link(staged, &new))
+            .map_err(Error::io("link", staged))?;
+        point("blob.adopt")
+            .and_then(|()| fs::rename(&new, &target))
+            .map_err(Error::io("create", &target))?;
         // rename(2) leaves both names when they are one file already.
         let _ = fs::remove_file(&new);
         sync_parent(&target)
@@ -280,7 +285,10 @@ fn replace(new: &Path, path: &Path, bytes: &[u8]) -> Result<(), Error> {
     file.write_all(bytes)
         .and_then(|()| file.sync_all())
         .map_err(Error::io("write", new))?;
-    fs::rename(new, path).map_err(Error::io("create", path))?;
+    point("layout.replace")
+        .and_then(|()| fs::rename(new, path))
+        .map_err(Error::io("create", path))?;
+    passed("layout.replaced");
     sync_parent(path)
 }
 

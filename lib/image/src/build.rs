@@ -7,6 +7,7 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
+use banger_failpoint::point;
 use lib_fs::Layer;
 use lib_model::{ByteSize, Digest, Progress, Step};
 use lib_store::{NewImage, Staged};
@@ -71,7 +72,9 @@ pub(crate) fn build(
         &|_| {},
     )
     .map_err(|error| unwrap(error, &plan.name))?;
-    image.sync_all().map_err(Error::io("sync", &path))?;
+    point("rootfs.sync")
+        .and_then(|()| image.sync_all())
+        .map_err(Error::io("sync", &path))?;
     write(&staged.path().join("config.json"), &plan.config_json)?;
     if let Some(note) = how.size.note() {
         write(&staged.path().join(size::FILE), note.as_bytes())?;

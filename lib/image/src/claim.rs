@@ -11,6 +11,7 @@
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use banger_failpoint::passed;
 use lib_model::Digest;
 use lib_store::{Context, FileLock, Holder, now_ms, private_dir};
 
@@ -90,6 +91,7 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
+        passed("claim.drop");
         // Before the lock falls; a file that stays is only untidy.
         let _ = std::fs::remove_file(&self.path);
     }

@@ -8,6 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use banger_failpoint::point;
 use lib_model::{BlobRecord, BlobState, ByteSize, Digest, ImageRecord, SCHEMA};
 use lib_store::{Context, Locks, Staged, Store};
 
@@ -59,7 +60,8 @@ pub fn collect(
             }
             if !what.dry_run {
                 let path = blobs.path(&digest);
-                fs::rename(&path, trash.path().join(digest.hex()))
+                point("blob.remove")
+                    .and_then(|()| fs::rename(&path, trash.path().join(digest.hex())))
                     .map_err(Error::io("remove", path))?;
             }
             gone.push(record(
@@ -208,7 +210,9 @@ fn collect_partial(context: &Context, what: &Collected) -> Result<Vec<BlobRecord
             continue;
         };
         if !what.dry_run {
-            fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+            point("partial.remove")
+                .and_then(|()| fs::remove_file(&path))
+                .map_err(Error::io("remove", &path))?;
         }
         let size = metadata.len();
         gone.push(record(

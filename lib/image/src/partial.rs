@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use banger_failpoint::{passed, point};
 use lib_model::Digest;
 
 use crate::Error;
@@ -89,7 +90,7 @@ impl Partial {
     /// When the file cannot be written. A full disk is not kept fuller than need be: what came is
     /// dropped then.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        if let Err(error) = self.file.write_all(bytes) {
+        if let Err(error) = point("partial.write").and_then(|()| self.file.write_all(bytes)) {
             self.useless |= error.kind() == io::ErrorKind::StorageFull;
             return Err(Error::io("write", &self.path)(error));
         }
@@ -126,10 +127,13 @@ impl Partial {
     /// When it cannot be synced or renamed.
     pub(crate) fn publish(self, blobs: &Blobs, digest: &Digest) -> Result<(), Error> {
         let target = blobs.path(digest);
-        self.file
-            .sync_all()
+        point("partial.sync")
+            .and_then(|()| self.file.sync_all())
             .map_err(Error::io("sync", &self.path))?;
-        fs::rename(&self.path, &target).map_err(Error::io("create", &target))?;
+        point("partial.publish")
+            .and_then(|()| fs::rename(&self.path, &target))
+            .map_err(Error::io("create", &target))?;
+        passed("partial.published");
         sync_parent(&target)
     }
 }

@@ -13,6 +13,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use banger_failpoint::point;
 use lib_model::Digest;
 use lib_store::{Context, Locks, Staged};
 
@@ -56,7 +57,9 @@ impl Pins {
         }
         let path = self.staged.path().join(FILE);
         let _guard = locks.images()?;
-        fs::write(&path, text).map_err(Error::io("write", &path))?;
+        point("pins.write")
+            .and_then(|()| fs::write(&path, text))
+            .map_err(Error::io("write", &path))?;
         self.pinned = pinned;
         Ok(())
     }
