@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 pub struct Registry {
     server: Child,
     address: SocketAddr,
-    _data: TempDir,
+    data: TempDir,
 }
 
 impl Registry {
@@ -30,11 +30,41 @@ impl Registry {
     /// # Errors
     /// When it does not start.
     pub fn with_authentication(program: &Path, htpasswd: Option<&str>) -> io::Result<Registry> {
+        Registry::configured(program, htpasswd, false)
+    }
+
+    /// As [`Registry::with_authentication`], with TLS: [`Registry::authority`] has signed its
+    /// certificate.
+    ///
+    /// # Errors
+    /// When it does not start, or `openssl` makes no certificate.
+    pub fn with_tls(program: &Path, htpasswd: &str) -> io::Result<Registry> {
+        Registry::configured(program, Some(htpasswd), true)
+    }
+
+    /// The certificate of the authority that a registry with TLS trusts to sign.
+    pub fn authority(&self) -> PathBuf {
+        self.data.path().join("ca.crt")
+    }
+
+    fn configured(program: &Path, htpasswd: Option<&str>, tls: bool) -> io::Result<Registry> {
         let data = tempfile::tempdir()?;
+        let path = |name: &str| data.path().join(name);
+        let tls = if tls {
+            certify(data.path())?;
+            let (certificate, key) = (path("crt"), path("key"));
+            format!(
+                ", tls: {{certificate: {}, key: {}}}",
+                certificate.display(),
+                key.display()
+            )
+        } else {
+            String::new()
+        };
         let mut config = format!(
             "version: 0.1\nlog: {{level: info, accesslog: {{disabled: true}}}}\n\
-             storage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '127.0.0.1:0'}}\n",
-            data.path().join("data").display()
+             storage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '127.0.0.1:0'{tls}}}\n",
+            path("data").display()
         );
         if let Some(line) = htpasswd {
             let file = data.path().join("htpasswd");
@@ -70,7 +100,7 @@ impl Registry {
         Ok(Registry {
             server,
             address,
-            _data: data,
+            data,
         })
     }
 
@@ -91,6 +121,28 @@ impl Drop for Registry {
         let _ = self.server.kill();
         let _ = self.server.wait();
     }
+}
+
+/// Makes an authority and a certificate for 127.0.0.1.
+fn certify(directory: &Path) -> io::Result<()> {
+    std::fs::write(directory.join("ext"), "subjectAltName=IP:127.0.0.1\n")?;
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    for line in [
+        format!("req -x509 {key} -days 30 -subj /CN=ca -keyout ca.key -out ca.crt"),
+        format!("req -new {key} -subj /CN=registry -keyout key -out csr"),
+        "x509 -req -in csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 -extfile ext -out crt"
+            .to_owned(),
+    ] {
+        let output = Command::new("openssl")
+            .args(line.split(' '))
+            .current_dir(directory)
+            .output()?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            return Err(io::Error::other(said));
+        }
+    }
+    Ok(())
 }
 
 fn listening(mut log: impl BufRead + Send + 'static) -> io::Result<SocketAddr> {

@@ -169,6 +169,16 @@ fn image_delete_and_tag() {
 }
 
 #[test]
+fn collection() {
+    offline(
+        "gc",
+        "banger-image delete --quiet busybox",
+        "banger-image gc --quiet",
+        "test -z \"$(banger-image cache list)\"",
+    );
+}
+
+#[test]
 fn kernel_delete() {
     offline(
         "kernel delete",

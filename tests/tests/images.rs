@@ -269,8 +269,7 @@ fn kernels_come_from_packages_and_from_files() {
 #[test]
 fn a_registry_that_wants_credentials_says_so() {
     let sandbox = Sandbox::empty();
-    // banger:secret
-    let account = "banger:$2b$05$aLBNjBbwXnGqXiZ6pGbHKuKYV1a2BTgOqzPBtU4zRkGuoJvRzrnSG";
+    let account = "user:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a";
     let program = sandbox.fixtures().registry_program();
     let registry = Registry::with_authentication(&program, Some(account)).unwrap();
     sandbox
@@ -419,6 +418,9 @@ fn two_pulls_of_one_image_are_one() {
     let changed = records.iter().filter(|record| record["changed"] == true);
     assert_eq!(changed.count(), 1, "{records:?}");
     assert_eq!(sandbox.sh("banger-image list").records().len(), 1);
+    let blobs = registry.requests();
+    let blobs = blobs.iter().filter(|path| path.contains("/blobs/"));
+    assert_eq!(blobs.count(), 4, "three layers and the configuration, once");
 }
 
 #[test]
@@ -529,4 +531,16 @@ fn absolute_names_and_symlinks_stay_inside_the_image() {
     } else {
         outcome.says("error: ");
     }
+}
+
+#[test]
+fn commands_that_are_the_first_at_once_all_find_a_store() {
+    let sandbox = Sandbox::empty();
+    // Without a lock about one round in fifteen failed.
+    let rounds = sandbox.sh(
+        "for round in $(seq 60); do export BANGER_STORE=$PWD/store-$round; \
+         for each in 1 2 3 4; do banger-image gc --quiet & done; wait; done",
+    );
+    rounds.exits(0);
+    assert_eq!(rounds.stderr, "", "{rounds}");
 }

@@ -49,6 +49,11 @@ pub(crate) const TEST: &[Package] = &[
         "/usr/bin/skopeo",
         "makes OCI layouts and archives as other tools do",
     ),
+    package(
+        "openssl",
+        "/usr/bin/openssl",
+        "makes certificates of test registries",
+    ),
     package("umoci", "/usr/bin/umoci", "unpacks images as a reference"),
     package("zstd", "/usr/bin/zstd", "packs layers as other tools do"),
     package(

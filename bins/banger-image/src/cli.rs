@@ -6,8 +6,8 @@ use clap::builder::ValueHint;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
 use lib_cli::Global;
-use lib_image::Platform;
-use lib_model::{KernelName, Reference};
+use lib_image::{Limits, Platform, Size};
+use lib_model::{ByteSize, KernelName, Reference};
 
 /// Pull, import, list and delete images and kernels
 #[derive(Debug, Parser)]
@@ -48,6 +48,13 @@ pub(crate) enum Command {
     /// Delete images that no VM uses
     #[command(visible_alias = "rm")]
     Delete(DeleteArgs),
+    /// Check that images are what their digests say
+    Verify(ImagesArgs),
+    /// Remove layers that no image has, and old beginnings of downloads
+    Gc(GcArgs),
+    /// Show and empty what is kept for later pulls
+    #[command(subcommand)]
+    Cache(CacheCommand),
     /// Import, list and delete kernels
     #[command(subcommand)]
     Kernel(KernelCommand),
@@ -56,13 +63,18 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Credentials come from the files of podman and docker: $REGISTRY_AUTH_FILE, containers/auth.json
-under $XDG_RUNTIME_DIR or ~/.config, ~/.docker/config.json. Registries on loopback are reached by
-plain HTTP.
+under $XDG_RUNTIME_DIR or ~/.config, ~/.docker/config.json, and from the credential helpers that they
+name. Registries on loopback are reached by plain HTTP. Mirrors, certificates and more are settings:
+see `banger config show`.
+
+What a failed download brought is kept, and the next pull goes on from there.
 
 Examples:
   banger-image pull alpine
   banger-image pull --platform linux/arm64 registry.example:5000/team/app:v1
-  banger-image pull app@sha256:…     exactly this manifest")]
+  banger-image pull app@sha256:…     exactly this manifest
+  banger-image pull --lock-file images.lock --frozen alpine:3.20
+  banger-image pull --offline alpine:3.20     without the network")]
 pub(crate) struct PullArgs {
     /// References such as alpine:3.20; `host` makes the host's own distribution
     #[arg(required = true, value_name = "IMAGE")]
@@ -79,6 +91,104 @@ pub(crate) struct PullArgs {
     /// Speak TLS to registries on loopback too
     #[arg(long)]
     pub(crate) tls: bool,
+
+    /// Trust the certificates (PEM) in this file too (repeatable)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) ca_file: Vec<PathBuf>,
+
+    /// Use no network: only what is here
+    #[arg(long)]
+    pub(crate) offline: bool,
+
+    /// Record in this file which digests the names mean
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "offline")]
+    pub(crate) lock_file: Option<PathBuf>,
+
+    /// Refuse what is not in the lock file, or differs from it
+    #[arg(long, requires = "lock_file")]
+    pub(crate) frozen: bool,
+
+    /// Do not look at the free space first
+    #[arg(long)]
+    pub(crate) no_space_check: bool,
+
+    #[command(flatten)]
+    pub(crate) size: SizeArgs,
+
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+}
+
+/// Size of an image's file system; without any, it is what the content needs.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Size of the file system")]
+pub(crate) struct SizeArgs {
+    /// Make it this large; otherwise it fits the content
+    #[arg(long, value_name = "SIZE", conflicts_with_all = ["size_factor", "min_size"])]
+    size: Option<ByteSize>,
+
+    /// Make it so many times as large as the content needs
+    #[arg(long, value_name = "N", value_parser = factor)]
+    size_factor: Option<u32>,
+
+    /// Make it no smaller than this
+    #[arg(long, value_name = "SIZE")]
+    min_size: Option<ByteSize>,
+}
+
+impl SizeArgs {
+    /// What is meant.
+    pub(crate) fn choice(&self) -> Size {
+        match (self.size, self.size_factor, self.min_size) {
+            (Some(size), ..) => Size::Exactly(size),
+            (None, None, None) => Size::Fit,
+            (None, percent, at_least) => Size::Scaled {
+                percent: percent.unwrap_or(100),
+                at_least: at_least.unwrap_or(ByteSize(0)),
+            },
+        }
+    }
+}
+
+/// A factor such as 1.5, in percent.
+fn factor(text: &str) -> Result<u32, String> {
+    match text.parse::<f64>() {
+        Ok(factor) if (1.0..=1000.0).contains(&factor) => Ok((factor * 100.0).round() as u32),
+        _ => Err("a number from 1 to 1000 is expected, such as 1.5".to_owned()),
+    }
+}
+
+/// What an image may ask of this machine.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+pub(crate) struct LimitArgs {
+    /// Allow this much to be downloaded or read [default: 128G]
+    #[arg(long, value_name = "SIZE")]
+    max_download: Option<ByteSize>,
+
+    /// Allow layers to unpack to this much [default: 256G]
+    #[arg(long, value_name = "SIZE")]
+    max_unpacked: Option<ByteSize>,
+
+    /// Allow this many files, directories and links [default: 10000000]
+    #[arg(long, value_name = "N")]
+    max_entries: Option<u64>,
+
+    /// Allow a layer to unpack to N times its size [default: 200]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_ratio: Option<u32>,
+}
+
+impl LimitArgs {
+    /// The limits in force: the flags, then the settings, then the defaults.
+    pub(crate) fn over(&self, settings: &lib_config::Limits) -> Limits {
+        Limits::configured(&lib_config::Limits {
+            download: self.max_download.or(settings.download),
+            unpacked: self.max_unpacked.or(settings.unpacked),
+            entries: self.max_entries.or(settings.entries),
+            ratio: self.max_ratio.or(settings.ratio),
+        })
+    }
 }
 
 #[derive(Debug, Args)]
@@ -137,6 +247,12 @@ pub(crate) struct ImportArgs {
         hide_default_value = true
     )]
     pub(crate) workdir: String,
+
+    #[command(flatten)]
+    pub(crate) size: SizeArgs,
+
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
 }
 
 /// The words of a command.
@@ -179,7 +295,7 @@ pub(crate) struct ImagesArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Without names, records are read from standard input. The image goes with all its names; its layers
-stay in the blobs, where the next pull of a related image finds them.
+stay, where the next pull of a related image finds them, until `banger-image gc`.
 
 Examples:
   banger-image delete alpine:3.20 debian:12
@@ -192,6 +308,28 @@ pub(crate) struct DeleteArgs {
     /// Succeed when there is no such image
     #[arg(long)]
     pub(crate) if_exists: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+What a pull or import under way needs is kept; so is, for a day, the beginning of a download that
+ended early.
+
+Example:
+  banger-image delete old:1 && banger-image gc")]
+pub(crate) struct GcArgs {
+    /// Only say what would go
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheCommand {
+    /// List layers, manifests and configurations, and the images that have them
+    #[command(visible_alias = "ls")]
+    List,
+    /// Remove what no image has, and every beginning of a download that nobody continues
+    Prune(GcArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -262,5 +400,41 @@ mod tests {
         for bad in ["", "  ", "[", "[]", "[1]"] {
             assert!(words(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn factors_are_kept_in_percent() {
+        assert_eq!(
+            (factor("1.5"), factor("2"), factor("1")),
+            (Ok(150), Ok(200), Ok(100))
+        );
+        for bad in ["", "0.9", "nan", "inf", "-2", "1001", "x"] {
+            assert!(factor(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn flags_count_more_than_settings() {
+        let flags = LimitArgs {
+            max_download: Some(ByteSize(1)),
+            max_unpacked: None,
+            max_entries: None,
+            max_ratio: Some(2),
+        };
+        let settings = lib_config::Limits {
+            download: Some(ByteSize(3)),
+            unpacked: Some(ByteSize(4)),
+            ..lib_config::Limits::default()
+        };
+        let limits = flags.over(&settings);
+        assert_eq!(
+            (limits.layer_bytes, limits.unpacked_bytes, limits.ratio),
+            (1, 4, 2)
+        );
+        assert_eq!(limits.filesystem.content_bytes, 4);
+        assert_eq!(
+            limits.filesystem.entries,
+            Limits::default().filesystem.entries
+        );
     }
 }

@@ -5,7 +5,7 @@ mod commands;
 
 use std::process::ExitCode;
 
-use cli::{Cli, Command, KernelCommand};
+use cli::{CacheCommand, Cli, Command, KernelCommand};
 use lib_cli::{Failure, Session};
 use lib_model::Exit;
 
@@ -30,6 +30,10 @@ fn dispatch(session: &mut Session, command: &Command) -> Result<(), Failure> {
         Command::List => commands::list::run(session),
         Command::Show(args) => commands::show::run(session, args),
         Command::Delete(args) => commands::delete::run(session, args),
+        Command::Verify(args) => commands::verify::run(session, args),
+        Command::Gc(args) => commands::cache::gc(session, args),
+        Command::Cache(CacheCommand::List) => commands::cache::list(session),
+        Command::Cache(CacheCommand::Prune(args)) => commands::cache::prune(session, args),
         Command::Kernel(KernelCommand::Import(args)) => commands::kernel::import(session, args),
         Command::Kernel(KernelCommand::List) => commands::kernel::list(session),
         Command::Kernel(KernelCommand::Show(args)) => commands::kernel::show(session, args),

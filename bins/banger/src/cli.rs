@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 /// Images and microVMs, Nix- and OCI-first
 #[derive(Debug, Parser)]
@@ -32,4 +32,36 @@ pub(crate) enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Settings
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Show the settings in force
+    Show(ShowArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Files, the later one wins: /etc/banger/config.toml, $XDG_CONFIG_HOME/banger/config.toml; then
+variables such as BANGER_VM_CPUS for vm.cpus; then flags. BANGER_CONFIG names other files, with
+colons between them.
+
+Examples:
+  banger config show --origin
+  banger config show --toml > ~/.config/banger/config.toml")]
+pub(crate) struct ShowArgs {
+    /// Say where each was set
+    #[arg(long)]
+    pub(crate) origin: bool,
+
+    /// Print one JSON record per line, as without a terminal
+    #[arg(long, conflicts_with = "toml")]
+    pub(crate) json: bool,
+
+    /// Print a configuration file, as on a terminal
+    #[arg(long)]
+    pub(crate) toml: bool,
 }

@@ -1,4 +1,4 @@
-//! `banger`: runs `banger-<noun>` from its own directory, or from `PATH`.
+//! `banger`: runs `banger-<noun>` from its own directory, or from `PATH`; shows settings.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 mod cli;
+mod config;
 
 fn main() -> ExitCode {
     if let Some(failure) = delegate_completion() {
@@ -19,6 +20,9 @@ fn run(command: cli::Command) -> Result<u8, lib_cli::Failure> {
     let (noun, arguments) = match command {
         cli::Command::Image { arguments } => ("image", arguments),
         cli::Command::Vm { arguments } => ("vm", arguments),
+        cli::Command::Config(cli::ConfigCommand::Show(args)) => {
+            return config::show(&args).map(|()| lib_model::Exit::Done.into());
+        }
     };
     Err(exec(noun, &arguments))
 }

@@ -2,7 +2,9 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use lib_model::{ImageRecord, KernelRecord, OperationRecord, OperationState, Record, VmRecord};
+use lib_model::{
+    BlobRecord, ImageRecord, KernelRecord, OperationRecord, OperationState, Record, VmRecord,
+};
 
 use crate::{Failure, Format, Global, Table, age, printable};
 
@@ -93,7 +95,8 @@ impl Output {
             "NAME", "ID", "STATE", "IMAGE", "CPUS", "MEMORY", "PID", "AGE",
         ]);
         let mut operations = Table::new(["ID", "OPERATION", "NAME", "STATE", "STAGE", "AGE"]);
-        let mut seen = [false; 4];
+        let mut blobs = Table::new(["DIGEST", "STATE", "SIZE", "IMAGES"]);
+        let mut seen = [false; 5];
         for record in &self.waiting {
             match record {
                 Record::Image(image) => {
@@ -112,10 +115,14 @@ impl Output {
                     seen[3] = true;
                     operations.row(operation_row(operation, now));
                 }
+                Record::Blob(blob) => {
+                    seen[4] = true;
+                    blobs.row(blob_row(blob));
+                }
             }
         }
         let mut stdout = io::stdout().lock();
-        for (table, seen) in [images, kernels, vms, operations].iter().zip(seen) {
+        for (table, seen) in [images, kernels, vms, operations, blobs].iter().zip(seen) {
             if seen {
                 table
                     .write(&mut stdout)
@@ -161,6 +168,15 @@ fn vm_row(vm: &VmRecord, now: u64) -> [String; 8] {
         vm.memory.to_string(),
         vm.pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
         age(vm.created_ms, now),
+    ]
+}
+
+fn blob_row(blob: &BlobRecord) -> [String; 4] {
+    [
+        blob.digest.short().to_owned(),
+        blob.state.to_string(),
+        blob.size.to_string(),
+        blob.images.join(" "),
     ]
 }
 

@@ -44,6 +44,7 @@ impl Kind {
             Record::Kernel(_) => self == Kind::Kernel,
             Record::Vm(_) => self == Kind::Vm,
             Record::Operation(_) => self == Kind::Operation,
+            Record::Blob(_) => false,
         };
         fits.then(|| record.id())
     }

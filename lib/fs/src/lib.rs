@@ -91,6 +91,13 @@ pub enum SizeChoice {
     AtLeast(u64),
     /// The content and about as many free bytes.
     Free(u64),
+    /// What the content needs times a factor, but no fewer bytes than a floor.
+    Scaled {
+        /// At least 100.
+        percent: u32,
+        /// Bytes.
+        at_least: u64,
+    },
     /// This many bytes, rounded down; an error when the content does not fit.
     Exactly(u64),
 }

@@ -1,19 +1,23 @@
 //! The blobs of all images, as an OCI image layout that other tools can read (image-spec,
 //! image-layout.md).
 //!
-//! A blob is written in staging, synced, then renamed: what is under `blobs/sha256` is whole.
-//! `index.json` changes under the images lock only.
+//! A blob is written elsewhere, synced, then renamed: what is under `blobs/sha256` is whole.
+//! `index.json` changes under the images lock only. Blobs that no image has are collected: whoever
+//! looks for one, or puts one here, has pinned it.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use banger_failpoint::{passed, point};
 use lib_model::Digest;
 use lib_store::{Context, ImagesGuard, Staged, private_dir};
 use sha2::{Digest as _, Sha256};
 
+use crate::blob_writer::{BlobWriter, HashWriter, private_file};
+use crate::claim::{self, Claim, Thing};
 use crate::manifest::{Descriptor, Index, OCI_INDEX, REF_NAME};
+use crate::pins::Pins;
 use crate::{Error, Limits};
 
 /// The layout in a store.
@@ -47,7 +51,13 @@ impl Blobs {
     }
 
     /// The blob is here with the right length. Its content is checked when it is used.
-    pub(crate) fn has(&self, descriptor: &Descriptor) -> bool {
+    pub(crate) fn has(&self, pins: &Pins, descriptor: &Descriptor) -> bool {
+        debug_assert!(pins.holds(&descriptor.digest));
+        self.is_here(descriptor)
+    }
+
+    /// As [`Blobs::has`], for those who do not count on it later.
+    pub(crate) fn is_here(&self, descriptor: &Descriptor) -> bool {
         fs::symlink_metadata(self.path(&descriptor.digest))
             .is_ok_and(|m| m.is_file() && m.len() == descriptor.size)
     }
@@ -74,44 +84,92 @@ impl Blobs {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub(crate) fn store(&self, staged: &Staged, bytes: &[u8]) -> Result<Digest, Error> {
-        let mut writer = BlobWriter::new(staged, "document")?;
+    pub(crate) fn store(&self, pins: &Pins, bytes: &[u8]) -> Result<Digest, Error> {
+        let mut writer = BlobWriter::new(pins.staged(), "document")?;
         writer.write(bytes)?;
-        writer.commit(self)
+        writer.commit(pins, self)
     }
 
     /// Takes over a file in staging whose digest is known. One file may be taken over repeatedly.
     ///
     /// # Errors
     /// When it cannot be synced or linked.
-    pub(crate) fn adopt(&self, staged: &Path, digest: &Digest) -> Result<(), Error> {
+    pub(crate) fn adopt(&self, pins: &Pins, staged: &Path, digest: &Digest) -> Result<(), Error> {
+        debug_assert!(pins.holds(digest));
         let target = self.path(digest);
         File::open(staged)
             .and_then(|file| file.sync_all())
             .map_err(Error::io("sync", staged))?;
         // Linked under a name of its own first: link(2) replaces nothing, rename(2) does.
         let new = staged.with_extension("adopted");
-        fs::hard_link(staged, &new).map_err(Error::io("link", staged))?;
-        fs::rename(&new, &target).map_err(Error::io("create", &target))?;
+        point("blob.link")
+            .and_then(|()| fs::hard_link(staged, &new))
+            .map_err(Error::io("link", staged))?;
+        point("blob.adopt")
+            .and_then(|()| fs::rename(&new, &target))
+            .map_err(Error::io("create", &target))?;
         // rename(2) leaves both names when they are one file already.
         let _ = fs::remove_file(&new);
         sync_parent(&target)
     }
 
-    /// Removes a blob that turned out to be damaged; returns whether it was.
+    /// Removes a blob that turned out to be damaged; returns whether it is to be fetched again.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub(crate) fn remove_if_damaged(&self, digest: &Digest) -> Result<bool, Error> {
-        let path = self.path(digest);
+    pub(crate) fn remove_if_damaged(
+        &self,
+        context: &Context,
+        blob: &Descriptor,
+    ) -> Result<bool, Error> {
+        // Another command may be putting a good one into its place.
+        let directory = claim::directory(context)?;
+        let _claim = Claim::take(&directory, Thing::Blob, &blob.digest, &mut |_| {})?;
+        if self.is_whole(blob)? {
+            return Ok(false);
+        }
+        let path = self.path(&blob.digest);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::io("remove", &path)(error))
+            }
+            _ => Ok(true),
+        }
+    }
+
+    /// The blob is here, with the length and the digest that it should have.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(crate) fn is_whole(&self, blob: &Descriptor) -> Result<bool, Error> {
+        if !self.is_here(blob) {
+            return Ok(false);
+        }
+        let path = self.path(&blob.digest);
         let mut file = File::open(&path).map_err(Error::io("open", &path))?;
         let mut hasher = HashWriter::default();
         io::copy(&mut file, &mut hasher).map_err(Error::io("read", &path))?;
-        if hasher.digest() == *digest {
-            return Ok(false);
+        Ok(hasher.digest() == blob.digest)
+    }
+
+    /// Every blob that is here: digest and length.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub(crate) fn all(&self) -> Result<Vec<(Digest, u64)>, Error> {
+        let directory = self.root.join("blobs/sha256");
+        let mut blobs = Vec::new();
+        for entry in fs::read_dir(&directory).map_err(Error::io("read", &directory))? {
+            let entry = entry.map_err(Error::io("read", &directory))?;
+            let name = entry.file_name();
+            let digest = name.to_str().and_then(digest_of);
+            // Gone between the listing and the look.
+            if let (Some(digest), Ok(metadata)) = (digest, entry.metadata()) {
+                blobs.push((digest, metadata.len()));
+            }
         }
-        fs::remove_file(&path).map_err(Error::io("remove", &path))?;
-        Ok(true)
+        blobs.sort();
+        Ok(blobs)
     }
 
     /// Names a manifest in `index.json`; whatever had the name loses it.
@@ -148,18 +206,34 @@ impl Blobs {
         self.write_index(&index)
     }
 
-    /// Drops the names and the manifest of an image that was deleted from `index.json`.
+    /// Keeps those manifests in `index.json` that images have.
     ///
     /// # Errors
     /// When the index does not parse or cannot be written.
-    pub(crate) fn forget(&self, _guard: &ImagesGuard<'_>, digest: &Digest) -> Result<(), Error> {
+    pub(crate) fn retain(
+        &self,
+        _guard: &ImagesGuard<'_>,
+        keep: impl Fn(&Digest) -> bool,
+    ) -> Result<(), Error> {
         let mut index = self.index()?;
         let before = index.manifests.len();
-        index.manifests.retain(|there| there.digest != *digest);
+        index.manifests.retain(|there| keep(&there.digest));
         if index.manifests.len() == before {
             return Ok(());
         }
         self.write_index(&index)
+    }
+
+    /// The manifest that `index.json` has under a name.
+    ///
+    /// # Errors
+    /// When the index does not parse.
+    pub(crate) fn named(&self, name: &str) -> Result<Option<Descriptor>, Error> {
+        let index = self.index()?;
+        Ok(index
+            .manifests
+            .into_iter()
+            .find(|there| there.annotation(REF_NAME) == Some(name)))
     }
 
     fn index(&self) -> Result<Index, Error> {
@@ -185,135 +259,9 @@ impl Blobs {
     }
 }
 
-/// A blob that arrives. Dropped without [`BlobWriter::commit`], staging's end removes it.
-pub(crate) struct BlobWriter {
-    path: PathBuf,
-    file: File,
-    hasher: HashWriter,
-    written: u64,
-}
-
-impl BlobWriter {
-    /// `name` is unique within `staged`.
-    ///
-    /// # Errors
-    /// When the file cannot be made.
-    pub(crate) fn new(staged: &Staged, name: &str) -> Result<Self, Error> {
-        let path = staged.path().join(name);
-        let file = private_file(&path)?;
-        Ok(BlobWriter {
-            path,
-            file,
-            hasher: HashWriter::default(),
-            written: 0,
-        })
-    }
-
-    /// Appends.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.file
-            .write_all(bytes)
-            .map_err(Error::io("write", &self.path))?;
-        self.hasher.0.update(bytes);
-        self.written += bytes.len() as u64;
-        Ok(())
-    }
-
-    /// Bytes so far.
-    pub(crate) fn written(&self) -> u64 {
-        self.written
-    }
-
-    /// Begins anew.
-    ///
-    /// # Errors
-    /// When the file cannot be made anew.
-    pub(crate) fn restart(&mut self) -> Result<(), Error> {
-        self.file = private_file(&self.path)?;
-        self.hasher = HashWriter::default();
-        self.written = 0;
-        Ok(())
-    }
-
-    /// Checks digest and length against `expected`, then stores the blob.
-    ///
-    /// # Errors
-    /// [`Error::DigestMismatch`], [`Error::Truncated`], [`Error::TooLong`], [`Error::Io`].
-    pub(crate) fn commit_as(
-        self,
-        blobs: &Blobs,
-        expected: &Descriptor,
-        what: &str,
-    ) -> Result<(), Error> {
-        let what = what.to_owned();
-        if self.written < expected.size {
-            return Err(Error::Truncated {
-                what,
-                expected: expected.size,
-                received: self.written,
-            });
-        }
-        if self.written > expected.size {
-            return Err(Error::TooLong {
-                what,
-                expected: expected.size,
-            });
-        }
-        let actual = self.hasher.clone().digest();
-        if actual != expected.digest {
-            return Err(Error::DigestMismatch {
-                what,
-                expected: expected.digest.clone(),
-                actual,
-            });
-        }
-        self.commit(blobs)?;
-        Ok(())
-    }
-
-    /// Leaves the file in staging; for what may not be needed.
-    pub(crate) fn finish(self) -> (PathBuf, Digest) {
-        (self.path, self.hasher.digest())
-    }
-
-    /// Stores the blob under the digest it has.
-    ///
-    /// # Errors
-    /// When it cannot be synced or renamed.
-    pub(crate) fn commit(self, blobs: &Blobs) -> Result<Digest, Error> {
-        let digest = self.hasher.digest();
-        let target = blobs.path(&digest);
-        self.file
-            .sync_all()
-            .map_err(Error::io("sync", &self.path))?;
-        fs::rename(&self.path, &target).map_err(Error::io("create", &target))?;
-        sync_parent(&target)?;
-        Ok(digest)
-    }
-}
-
-/// Counts nothing, hashes all.
-#[derive(Clone, Default)]
-pub(crate) struct HashWriter(Sha256);
-
-impl HashWriter {
-    pub(crate) fn digest(self) -> Digest {
-        Digest::from_sha256(self.0.finalize().into())
-    }
-}
-
-impl Write for HashWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+/// The digest that a file name of 64 hexadecimal digits stands for.
+pub(crate) fn digest_of(name: &str) -> Option<Digest> {
+    Digest::try_from(format!("sha256:{name}")).ok()
 }
 
 /// Compares the digest of `bytes`.
@@ -332,28 +280,19 @@ pub(crate) fn check_digest(bytes: &[u8], expected: &Digest, what: &str) -> Resul
     })
 }
 
-/// A new or emptied file that only we can read.
-pub(crate) fn private_file(path: &Path) -> Result<File, Error> {
-    File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(Error::io("create", path))
-}
-
 fn replace(new: &Path, path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let mut file = private_file(new)?;
     file.write_all(bytes)
         .and_then(|()| file.sync_all())
         .map_err(Error::io("write", new))?;
-    fs::rename(new, path).map_err(Error::io("create", path))?;
+    point("layout.replace")
+        .and_then(|()| fs::rename(new, path))
+        .map_err(Error::io("create", path))?;
+    passed("layout.replaced");
     sync_parent(path)
 }
 
-fn sync_parent(path: &Path) -> Result<(), Error> {
+pub(crate) fn sync_parent(path: &Path) -> Result<(), Error> {
     let parent = path.parent().unwrap_or(path);
     File::open(parent)
         .and_then(|d| d.sync_all())

@@ -4,17 +4,21 @@
 //! so that one that still downloads may make its `open` wait. No lock is held.
 
 use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
 
-use lib_fs::{Layer, SizeChoice};
+use banger_failpoint::point;
+use lib_fs::Layer;
 use lib_model::{ByteSize, Digest, Progress, Step};
 use lib_store::{NewImage, Staged};
 use sha2::{Digest as _, Sha256};
 
-use crate::blobs::private_file;
+use crate::blob_writer::private_file;
 use crate::config::ImageConfig;
-use crate::layer::{CountingReader, DiffIdReader, decompress};
+use crate::layer::{CountingReader, DiffIdReader, unpack};
+use crate::limits::Unpacked;
 use crate::manifest::Descriptor;
-use crate::{Error, Limits};
+use crate::{Error, Limits, Size, size};
 
 /// An image that can be built.
 pub(crate) struct Plan {
@@ -34,6 +38,13 @@ pub(crate) struct Plan {
 /// Opens a layer's blob, compressed, for reading.
 pub(crate) type OpenBlob<'a> = dyn Fn(&Descriptor) -> io::Result<Box<dyn Read>> + 'a;
 
+/// What does not come from the image.
+#[derive(Clone, Copy)]
+pub(crate) struct How<'a> {
+    pub(crate) limits: &'a Limits,
+    pub(crate) size: Size,
+}
+
 /// Writes `rootfs.img` and `config.json` into `staged` and syncs them.
 ///
 /// # Errors
@@ -43,7 +54,7 @@ pub(crate) fn build(
     plan: &Plan,
     staged: &Staged,
     open: &OpenBlob<'_>,
-    limits: &Limits,
+    how: How<'_>,
     progress: &dyn Progress,
 ) -> Result<NewImage, Error> {
     let total = plan.layers.iter().map(|layer| layer.size).sum();
@@ -51,20 +62,23 @@ pub(crate) fn build(
     let path = staged.path().join("rootfs.img");
     let image = private_file(&path)?;
     let layers = plan.layers.iter().zip(&plan.config.diff_ids).rev();
-    let layers = layers.map(|(blob, diff_id)| layer(blob, diff_id, open, &*step));
+    let unpacked = Arc::new(Unpacked::default());
+    let layers =
+        layers.map(|(blob, diff_id)| layer(blob, diff_id, open, &*step, (&unpacked, how.limits)));
     let summary = lib_fs::build(
         layers,
         &image,
-        &options(&plan.manifest.digest, limits),
+        &options(&plan.manifest.digest, how),
         &|_| {},
     )
     .map_err(|error| unwrap(error, &plan.name))?;
-    image.sync_all().map_err(Error::io("sync", &path))?;
-    let config_path = staged.path().join("config.json");
-    let mut config = private_file(&config_path)?;
-    io::Write::write_all(&mut config, &plan.config_json)
-        .and_then(|()| config.sync_all())
-        .map_err(Error::io("write", &config_path))?;
+    point("rootfs.sync")
+        .and_then(|()| image.sync_all())
+        .map_err(Error::io("sync", &path))?;
+    write(&staged.path().join("config.json"), &plan.config_json)?;
+    if let Some(note) = how.size.note() {
+        write(&staged.path().join(size::FILE), note.as_bytes())?;
+    }
     step.done(&format!(
         "{} entries, {}",
         summary.entries,
@@ -81,12 +95,21 @@ pub(crate) fn build(
     })
 }
 
+fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let mut file = private_file(path)?;
+    io::Write::write_all(&mut file, bytes)
+        .and_then(|()| file.sync_all())
+        .map_err(Error::io("write", path))
+}
+
 fn layer<'a>(
     blob: &'a Descriptor,
     diff_id: &'a Digest,
     open: &'a OpenBlob<'a>,
     step: &'a dyn Step,
+    (unpacked, limits): (&Arc<Unpacked>, &'a Limits),
 ) -> Layer<'a> {
+    let unpacked = unpacked.clone();
     Layer {
         name: blob.digest.short().to_owned(),
         open: Box::new(move || {
@@ -94,7 +117,8 @@ fn layer<'a>(
                 inner: open(blob)?,
                 step,
             };
-            let tar = decompress(raw, &format!("layer {}", blob.digest.short()))?;
+            let what = format!("layer {}", blob.digest.short());
+            let tar = unpack(raw, &what, unpacked, limits)?;
             let (layer, expected) = (blob.digest.clone(), diff_id.clone());
             Ok(Box::new(DiffIdReader::new(tar, layer, expected)))
         }),
@@ -117,7 +141,7 @@ fn unwrap(error: lib_fs::Error, image: &str) -> Error {
 }
 
 /// Everything that must not be random comes from the manifest's digest.
-fn options(digest: &Digest, limits: &Limits) -> lib_fs::Options {
+fn options(digest: &Digest, how: How<'_>) -> lib_fs::Options {
     let mut hasher = Sha256::new();
     hasher.update(b"banger ext4\0");
     hasher.update(digest.as_str());
@@ -130,10 +154,10 @@ fn options(digest: &Digest, limits: &Limits) -> lib_fs::Options {
     uuid[6] = uuid[6] & 0x0f | 0x80;
     uuid[8] = uuid[8] & 0x3f | 0x80;
     lib_fs::Options {
-        size: SizeChoice::Fit,
+        size: how.size.choice(),
         uuid,
         hash_seed,
-        limits: limits.filesystem.clone(),
+        limits: how.limits.filesystem.clone(),
         ..lib_fs::Options::default()
     }
 }

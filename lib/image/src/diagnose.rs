@@ -4,7 +4,7 @@ use std::io;
 
 use lib_model::{Diagnose, Exit};
 
-use crate::{Error, TlsFault};
+use crate::{Error, TlsFault, limits};
 
 impl Diagnose for Error {
     fn exit(&self) -> Exit {
@@ -13,6 +13,8 @@ impl Diagnose for Error {
             Error::UnknownRepository { .. }
             | Error::UnknownTag { .. }
             | Error::NoPlatform { .. }
+            | Error::Offline { .. }
+            | Error::NotLocked { .. }
             | Error::NotSelected { .. } => Exit::NotFound,
             Error::Io {
                 action: "open",
@@ -34,6 +36,9 @@ impl Diagnose for Error {
                 "podman login {registry}   (or docker login; the files read are \
                  $REGISTRY_AUTH_FILE, containers/auth.json and ~/.docker/config.json)"
             ),
+            Error::CredentialHelper {
+                program, server, ..
+            } => format!("echo {server} | {program} get   (asks it by hand)"),
             Error::UnknownRepository { .. } => {
                 "check the spelling; registries also say this of repositories that need a login"
                     .into()
@@ -60,8 +65,8 @@ impl Diagnose for Error {
                 fault: TlsFault::UnknownCa,
                 ..
             } => format!(
-                "install the CA certificate of {registry} on this machine \
-                 (/usr/local/share/ca-certificates, then update-ca-certificates)"
+                "--ca-file FILE with the CA certificate of {registry} (or registry.ca-files in the \
+                 configuration, or /etc/containers/certs.d/{registry}/ca.crt)"
             ),
             Error::Tls {
                 fault: TlsFault::Certificate,
@@ -93,6 +98,26 @@ impl Diagnose for Error {
             Error::Compression { .. } => {
                 "skopeo copy --dest-compress-format zstd makes a copy that works".into()
             }
+            Error::NoSpace { .. } => {
+                "banger-image cache prune   (or free some space; --no-space-check tries all the same)"
+                    .into()
+            }
+            Error::Offline { what, .. } => format!("banger-image pull {what}   (with the network)"),
+            Error::NotLocked { path, reference } => format!(
+                "banger-image pull --lock-file {} {reference}   (without --frozen, adds it)",
+                path.display()
+            ),
+            Error::LockDiffers {
+                path, reference, ..
+            } => format!(
+                "banger-image pull --lock-file {} {reference}   (without --frozen, takes the new one)",
+                path.display()
+            ),
+            Error::Limit { unit, found, .. } => return limit(unit, *found),
+            Error::Build {
+                source: lib_fs::Error::Limit { what, limit: reached },
+                ..
+            } => return limit(what, reached.saturating_mul(2)),
             Error::NotAnImage { .. } => {
                 "import reads OCI layouts, OCI and docker archives, and tar archives of a root \
                  file system"
@@ -111,6 +136,20 @@ impl Diagnose for Error {
         };
         Some(hint)
     }
+}
+
+/// The flag that raises a limit.
+fn limit(unit: &str, found: u64) -> Option<String> {
+    let (flag, key, value) = match unit {
+        limits::DOWNLOAD => ("--max-download", "download", found.to_string()),
+        limits::UNPACKED | "bytes of content" => ("--max-unpacked", "unpacked", "SIZE".to_owned()),
+        limits::RATIO => ("--max-ratio", "ratio", "N".to_owned()),
+        "entries" => ("--max-entries", "entries", "N".to_owned()),
+        _ => return None,
+    };
+    Some(format!(
+        "if you trust it: {flag} {value}   (or limits.{key} in the configuration)"
+    ))
 }
 
 /// The reference without its tag.

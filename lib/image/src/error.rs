@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::io;
 use std::path::PathBuf;
 
-use lib_model::Digest;
+use lib_model::{ByteSize, Digest};
 use lib_store::StoreError;
 
 /// Any error underneath.
@@ -105,6 +105,16 @@ pub enum Error {
         what: String,
         /// What is wrong.
         source: Source,
+    },
+    /// A program that keeps credentials failed.
+    #[error("the credential helper {program} gave nothing for {server}: {reason}")]
+    CredentialHelper {
+        /// Such as `docker-credential-pass`.
+        program: String,
+        /// What it was asked for.
+        server: String,
+        /// What is wrong.
+        reason: String,
     },
     /// No HTTP client or runtime could be made.
     #[error("cannot start the registry client")]
@@ -208,6 +218,49 @@ pub enum Error {
         found: u64,
         /// The limit.
         limit: u64,
+    },
+    /// Too little room on the disk, found before anything was downloaded.
+    #[error("{what} needs about {needed}, but {} has {free} free", path.display())]
+    NoSpace {
+        /// What was to be made.
+        what: String,
+        /// Where.
+        path: PathBuf,
+        /// Estimated.
+        needed: ByteSize,
+        /// Available to us.
+        free: ByteSize,
+    },
+    /// Without the network something is missing.
+    #[error(
+        "{what} is not here, and --offline allows no network{}",
+        missing_list(missing)
+    )]
+    Offline {
+        /// The image.
+        what: String,
+        /// Blobs that are missing, where that is known.
+        missing: Vec<String>,
+    },
+    /// The lock file does not have the reference.
+    #[error("{} has no digest of {reference}", path.display())]
+    NotLocked {
+        /// The lock file.
+        path: PathBuf,
+        /// The reference.
+        reference: String,
+    },
+    /// The reference means something else than the lock file says.
+    #[error("{reference} is {actual} now, {} has {locked}", path.display())]
+    LockDiffers {
+        /// The lock file.
+        path: PathBuf,
+        /// The reference.
+        reference: String,
+        /// What the lock file has.
+        locked: Digest,
+        /// What the registry has.
+        actual: Digest,
     },
     /// No platform of this form.
     #[error("`{0}` is not a platform such as linux/amd64")]
@@ -330,5 +383,13 @@ fn list(names: &[String]) -> String {
         "nothing".to_owned()
     } else {
         names.join(", ")
+    }
+}
+
+fn missing_list(missing: &[String]) -> String {
+    if missing.is_empty() {
+        String::new()
+    } else {
+        format!("; missing: {}", missing.join(", "))
     }
 }

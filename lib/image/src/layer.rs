@@ -3,11 +3,14 @@
 //! The compression is told by the first bytes, as other tools do: media types are wrong often.
 
 use std::io::{self, BufRead, BufReader, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use lib_model::{Digest, Step};
 use sha2::{Digest as _, Sha256};
 
-use crate::Error;
+use crate::limits::Unpacked;
+use crate::{Error, Limits};
 
 const BUFFER: usize = 256 << 10;
 
@@ -59,6 +62,85 @@ fn peek(reader: &mut impl BufRead) -> io::Result<Vec<u8>> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
+    }
+}
+
+/// Decompresses a layer and stops it at the limits.
+///
+/// # Errors
+/// As [`decompress`]; [`Error::Limit`] inside the `io::Error` while it is read.
+pub(crate) fn unpack<'a>(
+    raw: impl Read + 'a,
+    what: &str,
+    unpacked: Arc<Unpacked>,
+    limits: &Limits,
+) -> io::Result<Metered<'a>> {
+    let packed = Arc::new(AtomicU64::new(0));
+    let counting = Counted {
+        inner: raw,
+        count: packed.clone(),
+    };
+    Ok(Metered {
+        inner: decompress(counting, what)?,
+        packed,
+        own: 0,
+        unpacked,
+        limits: limits.clone(),
+        what: what.to_owned(),
+    })
+}
+
+struct Counted<R> {
+    inner: R,
+    count: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.count.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+}
+
+/// What comes out of a decompressor, within the limits.
+pub(crate) struct Metered<'a> {
+    inner: Box<dyn Read + 'a>,
+    packed: Arc<AtomicU64>,
+    own: u64,
+    unpacked: Arc<Unpacked>,
+    limits: Limits,
+    what: String,
+}
+
+impl Read for Metered<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)? as u64;
+        self.own += count;
+        let so_far = (self.packed.load(Ordering::Relaxed), self.own);
+        self.unpacked
+            .count(&self.what, count, so_far, &self.limits)
+            .map_err(io::Error::other)?;
+        Ok(count as usize)
+    }
+}
+
+/// Stops a stream that does not end.
+pub(crate) struct Bounded<'a, R> {
+    pub(crate) inner: R,
+    pub(crate) read: u64,
+    pub(crate) limits: &'a Limits,
+    pub(crate) what: &'a str,
+}
+
+impl<R: Read> Read for Bounded<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.read += count as u64;
+        self.limits
+            .layer_bytes(self.what, self.read)
+            .map_err(io::Error::other)?;
+        Ok(count)
     }
 }
 
@@ -154,6 +236,41 @@ mod tests {
         }
         assert!(read(&members[..members.len() - 9]).is_err());
         assert!(read(&frames[..frames.len() - 1]).is_err());
+    }
+
+    #[test]
+    fn a_bomb_is_stopped_by_its_ratio_and_by_its_size() {
+        let stopped = |limits: &Limits| {
+            let free = Limits::RATIO_FREE + (4 << 20);
+            let packed = zstd::encode_all(io::repeat(0).take(free), 1).unwrap();
+            let unpacked = Arc::new(Unpacked::default());
+            let mut reader = unpack(&packed[..], "x", unpacked, limits).unwrap();
+            let error = io::copy(&mut reader, &mut io::sink()).err();
+            error.map(|error| (error.downcast::<Error>().unwrap().to_string(), reader.own))
+        };
+        let (ratio, _) = stopped(&Limits::default()).unwrap();
+        assert!(
+            ratio.contains("unpacked bytes for each compressed one, the limit is 200"),
+            "{ratio}"
+        );
+        let small = Limits {
+            unpacked_bytes: 1 << 20,
+            ..Limits::default()
+        };
+        let (size, own) = stopped(&small).unwrap();
+        assert!(
+            size.contains("unpacked bytes, the limit is 1048576"),
+            "{size}"
+        );
+        assert!(own < 3 << 20, "it went on to {own}");
+        let ratio = 1_000_000;
+        assert!(
+            stopped(&Limits {
+                ratio,
+                ..Limits::default()
+            })
+            .is_none()
+        );
     }
 
     #[test]

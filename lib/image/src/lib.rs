@@ -1,27 +1,42 @@
 //! OCI images from registries and archives to file system images in the store.
 //!
 //! Content is checked against its digests while it streams, nothing is extracted to the host, and
-//! no lock is held during downloads or builds but the one that lets equal pulls wait.
+//! none of the store's ordered locks is held during downloads or builds.
 
 mod arrivals;
+mod blob_writer;
 mod blobs;
 mod build;
+mod claim;
+mod collect;
 mod config;
 mod diagnose;
 mod error;
+mod fetch;
 mod import;
 mod layer;
 mod limits;
+mod local;
+mod lock_file;
 mod manifest;
+mod partial;
+mod pins;
 mod platform;
 mod publish;
 mod pull;
 mod registry;
+mod size;
+mod space;
+mod verify;
 
+pub use collect::{Collected, PARTIAL_AGE, cached, collect};
 pub use error::{Error, Source, TlsFault};
 pub use import::{ImportRequest, Input, import};
 pub use limits::Limits;
+pub use lock_file::LockFile;
 pub use platform::Platform;
 pub use publish::{delete, tag};
 pub use pull::{PullRequest, pull};
 pub use registry::{RegistryOptions, Retry, credential_files};
+pub use size::Size;
+pub use verify::{Verified, verify};

@@ -153,6 +153,14 @@ impl Document {
 }
 
 impl Manifest {
+    /// Its media type, which OCI allows it not to say.
+    pub(crate) fn kind(&self) -> &str {
+        match self.media_type.as_str() {
+            "" => OCI_MANIFEST,
+            given => given,
+        }
+    }
+
     fn check(&self, what: &str, limits: &Limits) -> Result<(), Error> {
         if ![OCI_CONFIG, DOCKER_CONFIG].contains(&self.config.media_type.as_str()) {
             return Err(Error::MediaType {

@@ -3,14 +3,32 @@
 use lib_model::{ImageRecord, Reference};
 use lib_store::{Locks, NewImage, Staged, Store, StoreError};
 
-use crate::Error;
 use crate::blobs::Blobs;
 use crate::manifest::Descriptor;
+use crate::{Error, Size};
 
-/// An image with this manifest that is complete in the store.
-pub(crate) fn existing(store: &Store, manifest: &Descriptor) -> Result<Option<ImageRecord>, Error> {
-    let found = store.image_by_digest(&manifest.digest)?;
-    Ok(found.filter(|image| store.context().image_disk(&image.id).is_file()))
+/// What makes two images the same: the content, and the size when one was asked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) manifest: &'a Descriptor,
+    pub(crate) size: Size,
+}
+
+/// An image with this manifest and size that is complete in the store.
+pub(crate) fn existing(store: &Store, wanted: Wanted<'_>) -> Result<Option<ImageRecord>, Error> {
+    let digest = &wanted.manifest.digest;
+    let usable = |image: &ImageRecord| {
+        wanted.size.fits(&store.context().image(&image.id))
+            && store.context().image_disk(&image.id).is_file()
+    };
+    match store.image_by_digest(digest)? {
+        Some(newest) if usable(&newest) => Ok(Some(newest)),
+        None => Ok(None),
+        Some(_) => {
+            let mut images = store.images()?.into_iter();
+            Ok(images.find(|image| image.digest == *digest && usable(image)))
+        }
+    }
 }
 
 /// Publishes what was built, or names the equal image that another command published meanwhile.
@@ -22,22 +40,22 @@ pub(crate) fn publish(
     locks: &mut Locks,
     staged: Staged,
     new: &NewImage,
-    manifest: &Descriptor,
+    wanted: Wanted<'_>,
     name: Option<&str>,
 ) -> Result<ImageRecord, Error> {
-    if existing(store, manifest)?.is_some() {
+    if existing(store, wanted)?.is_some() {
         drop(staged);
-        return name_existing(store, locks, manifest, name)?
+        return name_existing(store, locks, wanted, name)?
             .ok_or_else(|| Error::malformed("the store", "an image vanished while it was named"));
     }
     let blobs = Blobs::open(store.context())?;
     let guard = locks.images()?;
-    let record = match existing(store, manifest)? {
+    let record = match existing(store, wanted)? {
         // Published between the look above and the lock; the staged copy is dropped later.
         Some(there) => rename(store, &guard, &there, name)?,
         None => store.publish_image(&guard, staged, new, name)?,
     };
-    blobs.name(&guard, manifest, name)?;
+    blobs.name(&guard, wanted.manifest, name)?;
     Ok(record)
 }
 
@@ -48,21 +66,21 @@ pub(crate) fn publish(
 pub(crate) fn name_existing(
     store: &mut Store,
     locks: &mut Locks,
-    manifest: &Descriptor,
+    wanted: Wanted<'_>,
     name: Option<&str>,
 ) -> Result<Option<ImageRecord>, Error> {
-    if existing(store, manifest)?.is_none() {
+    if existing(store, wanted)?.is_none() {
         return Ok(None);
     }
     let blobs = Blobs::open(store.context())?;
     let guard = locks.images()?;
     // It may have been deleted before the lock was ours.
-    let Some(there) = existing(store, manifest)? else {
+    let Some(there) = existing(store, wanted)? else {
         return Ok(None);
     };
     let record = rename(store, &guard, &there, name)?;
     if record.changed {
-        blobs.name(&guard, manifest, name)?;
+        blobs.name(&guard, wanted.manifest, name)?;
     }
     Ok(Some(record))
 }
@@ -99,7 +117,7 @@ pub fn tag(
 }
 
 /// Deletes an image that no VM uses, with all its names. Its layers stay in the blobs, for pulls
-/// of images that share them.
+/// of images that share them, until they are collected.
 ///
 /// # Errors
 /// [`lib_store::StoreError::NotFound`], [`lib_store::StoreError::InUse`] with the VMs' names.
@@ -118,7 +136,7 @@ pub fn delete(store: &mut Store, locks: &mut Locks, selector: &str) -> Result<Im
             error => error,
         })?;
     if store.image_by_digest(&image.digest)?.is_none() {
-        blobs.forget(&guard, &image.digest)?;
+        blobs.retain(&guard, |digest| *digest != image.digest)?;
     }
     drop(guard);
     drop(trash);

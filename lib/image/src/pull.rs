@@ -1,31 +1,29 @@
 //! From a registry to an image in the store.
 //!
 //! Download and build overlap: layers arrive on one thread, and the writer on the caller's takes
-//! each as soon as it is whole. The lock that lets equal pulls wait for each other is the only
-//! one held meanwhile; it is this module's own, and nothing that holds another lock takes it.
+//! each as soon as it is whole. No ordered lock is held meanwhile. Equal pulls wait for each other
+//! by claims ([`crate::claim`]), and what a pull counts on is pinned ([`crate::pins`]).
 
-use std::pin::pin;
-use std::sync::mpsc;
+use std::path::PathBuf;
 
-use futures_util::future::{Either, select};
-use futures_util::{StreamExt, stream};
-use lib_model::{Digest, ImageRecord, Progress, Reference, Step};
-use lib_store::{Context, Holder, LeafGuard, Locks, NewImage, Staged, Store};
+use lib_model::{Digest, ImageRecord, Progress, Reference};
+use lib_store::{Context, Locks, NewImage, Staged, Store};
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
 use crate::arrivals::Arrivals;
-use crate::blobs::{BlobWriter, Blobs};
-use crate::build::{Plan, build};
+use crate::blobs::Blobs;
+use crate::build::{How, Plan, build};
+use crate::claim::{self, Claim, Thing, waiting_for};
 use crate::config::ImageConfig;
-use crate::manifest::{Descriptor, Document, Manifest, OCI_MANIFEST};
-use crate::publish::{name_existing, publish};
+use crate::fetch::label;
+use crate::local::Local;
+use crate::manifest::{Descriptor, Document, Manifest};
+use crate::pins::Pins;
+use crate::publish::{Wanted, name_existing, publish};
 use crate::registry::Registry;
-use crate::{Error, Limits, Platform, RegistryOptions};
-
-/// Layers downloaded at once.
-const PARALLEL: usize = 3;
+use crate::{Error, Limits, LockFile, Platform, RegistryOptions, Size, partial, space};
 
 /// What to pull, and how.
 #[derive(Debug, Clone)]
@@ -38,6 +36,14 @@ pub struct PullRequest {
     pub registry: RegistryOptions,
     /// Bounds.
     pub limits: Limits,
+    /// Size of the file system.
+    pub size: Size,
+    /// No network: only what is here.
+    pub offline: bool,
+    /// Compares or remembers what the reference means.
+    pub lock_file: Option<LockFile>,
+    /// Free space is looked at before the download.
+    pub check_space: bool,
 }
 
 impl PullRequest {
@@ -48,6 +54,10 @@ impl PullRequest {
             platform: Platform::default(),
             registry: RegistryOptions::default(),
             limits: Limits::default(),
+            size: Size::default(),
+            offline: false,
+            lock_file: None,
+            check_space: true,
         }
     }
 }
@@ -55,37 +65,57 @@ impl PullRequest {
 /// Pulls an image and names it. Of an image that is here already only the manifest is fetched.
 ///
 /// # Errors
-/// See [`Error`]. Nothing is published then; blobs that arrived whole are kept.
+/// See [`Error`]. Nothing is published then; blobs that arrived, whole or not, are kept.
 pub fn pull(
     store: &mut Store,
     locks: &mut Locks,
     request: &PullRequest,
     progress: &dyn Progress,
 ) -> Result<ImageRecord, Error> {
-    let name = request.reference.familiar();
-    if let Some(image) = pinned(store, request, &name)? {
+    let reference = &request.reference;
+    let name = reference.familiar();
+    if let Some(lock_file) = &request.lock_file {
+        lock_file.locked(reference)?;
+    }
+    if let Some(image) = at_once(store, request, &name)? {
         return Ok(image);
     }
-    let mut turns = Turns::new(store.context());
-    let _turn = turns.take(request, progress)?;
     let blobs = Blobs::open(store.context())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Error::Client(error.into()))?;
-    let registry = Registry::new(&request.reference, &request.registry)?;
-    let pull = Pull {
+    let mut pull = Pull {
         context: store.context().clone(),
+        downloads: claim::directory(store.context())?,
+        pins: Pins::new(store.context())?,
         blobs,
-        registry,
+        registry: match request.offline {
+            true => None,
+            false => Some(Registry::new(reference, &request.registry)?),
+        },
         request,
         progress,
     };
-    let (manifest, descriptor) = runtime.block_on(pull.manifest())?;
-    if let Some(image) = name_existing(store, locks, &descriptor, Some(&name))? {
+    let found = match &pull.registry {
+        Some(registry) => runtime.block_on(pull.manifest(registry))?,
+        None => Local::new(&pull.blobs).manifest(request)?,
+    };
+    let wanted = Wanted {
+        manifest: &found.descriptor,
+        size: request.size,
+    };
+    if let Some(image) = name_existing(store, locks, wanted, Some(&name))? {
         return Ok(image);
     }
-    let (plan, missing) = runtime.block_on(pull.plan(manifest, descriptor))?;
+    let _claim = pull.claim_image(&found.descriptor.digest)?;
+    // Whoever had the claim before may have made it.
+    if let Some(image) = name_existing(store, locks, wanted, Some(&name))? {
+        return Ok(image);
+    }
+    pull.pin(locks, &found)?;
+    let (plan, missing) = runtime.block_on(pull.plan(found))?;
+    pull.check(&plan, &missing)?;
     let (staged, new) = match pull.fetch_and_build(&runtime, &plan, &missing) {
         Ok(built) => built,
         Err(error) => {
@@ -97,42 +127,94 @@ pub fn pull(
             pull.fetch_and_build(&runtime, &plan, &missing)?
         }
     };
-    publish(store, locks, staged, &new, &plan.manifest, Some(&name))
+    let wanted = Wanted {
+        manifest: &plan.manifest,
+        size: request.size,
+    };
+    publish(store, locks, staged, &new, wanted, Some(&name))
 }
 
-/// The image of a reference with a digest, when it was pulled before: that never changes.
-fn pinned(store: &Store, request: &PullRequest, name: &str) -> Result<Option<ImageRecord>, Error> {
-    if request.reference.digest().is_none() || !store.image_names()?.iter().any(|n| n == name) {
+/// The image that is known to be the right one without a look at the registry: of a reference with
+/// a digest, which never changes, or the one of that name when there is no network.
+fn at_once(store: &Store, request: &PullRequest, name: &str) -> Result<Option<ImageRecord>, Error> {
+    let pinned = request.reference.digest();
+    if !(request.offline || pinned.is_some()) || !store.image_names()?.iter().any(|n| n == name) {
         return Ok(None);
     }
     let image = store.image(name)?;
     let usable = image.architecture == request.platform.architecture
+        && request.size.fits(&store.context().image(&image.id))
         && store.context().image_disk(&image.id).is_file();
-    Ok(usable.then_some(image))
+    if !usable {
+        return Ok(None);
+    }
+    if let (Some(lock_file), Some(digest)) = (&request.lock_file, pinned) {
+        lock_file.found(&request.reference, digest)?;
+    }
+    Ok(Some(image))
+}
+
+/// A manifest for the platform, and the bytes that it was read from.
+pub(crate) struct Found {
+    pub(crate) manifest: Manifest,
+    pub(crate) descriptor: Descriptor,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Found {
+    /// Checks the sizes, and names the manifest by its digest.
+    pub(crate) fn new(
+        manifest: Manifest,
+        bytes: Vec<u8>,
+        what: &str,
+        request: &PullRequest,
+    ) -> Result<Self, Error> {
+        let total = manifest
+            .layers
+            .iter()
+            .map(|layer| layer.size)
+            .fold(0, u64::saturating_add);
+        request.limits.layer_bytes(what, total)?;
+        let digest = Digest::from_sha256(Sha256::digest(&bytes).into());
+        let mut descriptor = Descriptor::new(manifest.kind(), digest, bytes.len() as u64);
+        descriptor.platform = Some(request.platform.clone());
+        Ok(Found {
+            manifest,
+            descriptor,
+            bytes,
+        })
+    }
 }
 
 /// One pull under way.
-struct Pull<'a> {
+pub(crate) struct Pull<'a> {
     context: Context,
-    blobs: Blobs,
-    registry: Registry,
-    request: &'a PullRequest,
-    progress: &'a dyn Progress,
+    pub(crate) downloads: PathBuf,
+    pub(crate) pins: Pins,
+    pub(crate) blobs: Blobs,
+    /// None without the network.
+    pub(crate) registry: Option<Registry>,
+    pub(crate) request: &'a PullRequest,
+    pub(crate) progress: &'a dyn Progress,
 }
 
 impl Pull<'_> {
     /// The manifest for the platform, through an index where there is one.
-    async fn manifest(&self) -> Result<(Manifest, Descriptor), Error> {
-        let limits = &self.request.limits;
-        let what = format!("the manifest of {}", self.request.reference.familiar());
-        self.registry.login().await?;
-        let bytes = self.registry.document(None, limits).await?;
+    async fn manifest(&self, registry: &Registry) -> Result<Found, Error> {
+        let request = self.request;
+        let limits = &request.limits;
+        let familiar = request.reference.familiar();
+        let what = format!("the manifest of {familiar}");
+        let bytes = registry.document(None, limits).await?;
+        if let Some(lock_file) = &request.lock_file {
+            let digest = Digest::from_sha256(Sha256::digest(&bytes).into());
+            lock_file.found(&request.reference, &digest)?;
+        }
         let (bytes, manifest) = match Document::parse(&bytes, &what, limits)? {
             Document::Manifest(manifest) => (bytes, manifest),
             Document::Index(index) => {
-                let familiar = self.request.reference.familiar();
-                let entry = index.choose(&self.request.platform, &familiar)?;
-                let bytes = self.registry.document(Some(&entry.digest), limits).await?;
+                let entry = index.choose(&request.platform, &familiar)?;
+                let bytes = registry.document(Some(&entry.digest), limits).await?;
                 match Document::parse(&bytes, &what, limits)? {
                     Document::Manifest(manifest) => (bytes, manifest),
                     Document::Index(_) => {
@@ -141,39 +223,44 @@ impl Pull<'_> {
                 }
             }
         };
-        let total = manifest
-            .layers
-            .iter()
-            .map(|layer| layer.size)
-            .fold(0, u64::saturating_add);
-        limits.layer_bytes(&what, total)?;
-        let media_type = match manifest.media_type.as_str() {
-            "" => OCI_MANIFEST,
-            given => given,
-        };
-        let digest = Digest::from_sha256(Sha256::digest(&bytes).into());
-        let mut descriptor = Descriptor::new(media_type, digest, bytes.len() as u64);
-        descriptor.platform = Some(self.request.platform.clone());
-        if !self.blobs.has(&descriptor) {
-            let staged = Staged::new(&self.context)?;
-            self.blobs.store(&staged, &bytes)?;
+        Found::new(manifest, bytes, &what, request)
+    }
+
+    /// Waits for those who make the same image.
+    fn claim_image(&self, digest: &Digest) -> Result<Claim, Error> {
+        let mut step = None;
+        let claim = Claim::take(&self.downloads, Thing::Image, digest, &mut |holder| {
+            step = Some(
+                self.progress
+                    .step(&waiting_for("the same pull", holder), None),
+            );
+        })?;
+        if let Some(step) = step {
+            step.done("");
         }
-        Ok((manifest, descriptor))
+        Ok(claim)
+    }
+
+    /// Pins everything that the image is made of, and stores its manifest.
+    fn pin(&mut self, locks: &mut Locks, found: &Found) -> Result<(), Error> {
+        let manifest = &found.manifest;
+        let layers = manifest.layers.iter().map(|layer| &layer.digest);
+        let others = [&found.descriptor.digest, &manifest.config.digest];
+        self.pins.pin(locks, layers.chain(others))?;
+        if !self.blobs.has(&self.pins, &found.descriptor) {
+            self.blobs.store(&self.pins, &found.bytes)?;
+        }
+        Ok(())
     }
 
     /// Fetches the configuration; tells which layers are missing.
-    async fn plan(
-        &self,
-        manifest: Manifest,
-        descriptor: Descriptor,
-    ) -> Result<(Plan, Vec<Descriptor>), Error> {
+    async fn plan(&self, found: Found) -> Result<(Plan, Vec<Descriptor>), Error> {
+        let manifest = found.manifest;
         let name = self.request.reference.familiar();
         let what = format!("the configuration of {name}");
-        if !self.blobs.has(&manifest.config) {
-            let staged = Staged::new(&self.context)?;
+        if !self.blobs.has(&self.pins, &manifest.config) {
             let step = lib_model::Silent.step("", None);
-            self.download(&manifest.config, &staged, &what, &*step)
-                .await?;
+            self.download(&manifest.config, &what, &*step).await?;
         }
         let config_json = self
             .blobs
@@ -189,7 +276,7 @@ impl Pull<'_> {
         let mut missing: Vec<Descriptor> = Vec::new();
         // The writer wants the topmost first.
         for layer in manifest.layers.iter().rev() {
-            if self.blobs.has(layer) {
+            if self.blobs.has(&self.pins, layer) {
                 self.progress
                     .step(&label(layer), Some(layer.size))
                     .done("already here");
@@ -200,12 +287,34 @@ impl Pull<'_> {
         let plan = Plan {
             name,
             source: self.request.reference.to_string(),
-            manifest: descriptor,
+            manifest: found.descriptor,
             config_json,
             config,
             layers: manifest.layers,
         };
         Ok((plan, missing))
+    }
+
+    /// Whether what is missing may be fetched, and has room.
+    fn check(&self, plan: &Plan, missing: &[Descriptor]) -> Result<(), Error> {
+        if self.request.offline && !missing.is_empty() {
+            return Err(Error::Offline {
+                what: plan.name.clone(),
+                missing: missing.iter().map(label).collect(),
+            });
+        }
+        if !self.request.check_space {
+            return Ok(());
+        }
+        let to_come = missing.iter().map(|layer| {
+            let here = partial::path(&self.downloads, &layer.digest)
+                .metadata()
+                .map_or(0, |file| file.len());
+            layer.size.saturating_sub(here)
+        });
+        let to_come = to_come.fold(0, u64::saturating_add);
+        let needed = space::estimate(&plan.layers, to_come);
+        space::check(self.context.data(), &plan.name, needed)
     }
 
     fn fetch_and_build(
@@ -214,19 +323,21 @@ impl Pull<'_> {
         plan: &Plan,
         missing: &[Descriptor],
     ) -> Result<(Staged, NewImage), Error> {
-        let downloads = Staged::new(&self.context)?;
         let staged = Staged::new(&self.context)?;
         let arrivals = Arrivals::new(missing);
+        let how = How {
+            limits: &self.request.limits,
+            size: self.request.size,
+        };
         let (cancel, cancelled) = oneshot::channel::<()>();
         let (built, fetched) = std::thread::scope(|scope| {
             let fetching = scope.spawn(|| {
-                let fetched =
-                    runtime.block_on(self.fetch(missing, &downloads, &arrivals, cancelled));
+                let fetched = runtime.block_on(self.fetch(missing, &arrivals, cancelled));
                 arrivals.close();
                 fetched
             });
             let open = |layer: &Descriptor| arrivals.open(&layer.digest, &self.blobs);
-            let built = build(plan, &staged, &open, &self.request.limits, self.progress);
+            let built = build(plan, &staged, &open, how, self.progress);
             if built.is_err() {
                 // The receiver is gone when everything has arrived.
                 let _ = cancel.send(());
@@ -241,57 +352,8 @@ impl Pull<'_> {
         Ok((staged, built?))
     }
 
-    /// Downloads `missing`, a few at once, until all are here, one fails, or it is cancelled.
-    async fn fetch(
-        &self,
-        missing: &[Descriptor],
-        downloads: &Staged,
-        arrivals: &Arrivals,
-        cancelled: oneshot::Receiver<()>,
-    ) -> Result<(), Error> {
-        let all = async {
-            let mut running = pin!(
-                stream::iter(missing)
-                    .map(|layer| async move {
-                        let step = self.progress.step(&label(layer), Some(layer.size));
-                        let what = format!("layer {}", layer.digest);
-                        self.download(layer, downloads, &what, &*step).await?;
-                        step.done("");
-                        arrivals.arrived(&layer.digest);
-                        Ok::<(), Error>(())
-                    })
-                    .buffer_unordered(PARALLEL)
-            );
-            while let Some(result) = running.next().await {
-                result?;
-            }
-            Ok(())
-        };
-        // Dropping the sender without a word, as a successful build does, cancels nothing.
-        let cancelled = async {
-            if cancelled.await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
-        match select(pin!(all), pin!(cancelled)).await {
-            Either::Left((result, _)) => result,
-            Either::Right(((), _)) => Ok(()),
-        }
-    }
-
-    async fn download(
-        &self,
-        blob: &Descriptor,
-        staged: &Staged,
-        what: &str,
-        step: &dyn Step,
-    ) -> Result<(), Error> {
-        let mut writer = BlobWriter::new(staged, blob.digest.hex())?;
-        self.registry.blob(blob, &mut writer, step).await?;
-        writer.commit_as(&self.blobs, blob, what)
-    }
-
-    /// Removes blobs that were here before and are damaged, and returns them.
+    /// Removes blobs that were here before and are damaged, and returns them and those that are
+    /// gone.
     fn damaged(&self, plan: &Plan, fresh: &[Descriptor]) -> Result<Vec<Descriptor>, Error> {
         let mut damaged: Vec<Descriptor> = Vec::new();
         for layer in plan.layers.iter().rev() {
@@ -299,74 +361,10 @@ impl Pull<'_> {
                 .iter()
                 .chain(&damaged)
                 .any(|there| there.digest == layer.digest);
-            if !known && self.blobs.has(layer) && self.blobs.remove_if_damaged(&layer.digest)? {
+            if !known && self.blobs.remove_if_damaged(&self.context, layer)? {
                 damaged.push(layer.clone());
             }
         }
         Ok(damaged)
-    }
-}
-
-fn label(layer: &Descriptor) -> String {
-    format!("layer {}", layer.digest.short())
-}
-
-/// Lets equal pulls wait for each other.
-struct Turns {
-    locks: Locks,
-    waits: mpsc::Receiver<Wait>,
-    done: mpsc::Sender<Wait>,
-}
-
-enum Wait {
-    For(Option<Holder>),
-    Over,
-}
-
-impl Turns {
-    fn new(context: &Context) -> Self {
-        let (tell, waits) = mpsc::channel();
-        let done = tell.clone();
-        let locks = Locks::new(context, move |_, holder| {
-            // Nobody listens only when nobody cares any more.
-            let _ = tell.send(Wait::For(holder.cloned()));
-        });
-        Turns { locks, waits, done }
-    }
-
-    /// Waits for this pull's turn; shows for whom it waits.
-    fn take(
-        &mut self,
-        request: &PullRequest,
-        progress: &dyn Progress,
-    ) -> Result<LeafGuard<'_>, Error> {
-        let key = format!("{} {}", request.reference, request.platform);
-        let key = Digest::from_sha256(Sha256::digest(key).into());
-        let lock = format!("pull-{}", &key.hex()[..32]);
-        let Turns { locks, waits, done } = self;
-        let guard = std::thread::scope(|scope| {
-            let taking = scope.spawn(move || {
-                let guard = locks.leaf(&lock);
-                let _ = done.send(Wait::Over);
-                guard
-            });
-            if let Ok(Wait::For(holder)) = waits.recv() {
-                let step = progress.step(&waiting_for(holder.as_ref()), None);
-                while let Ok(Wait::For(_)) = waits.recv() {}
-                step.done("");
-            }
-            taking.join()
-        });
-        match guard {
-            Ok(guard) => Ok(guard?),
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
-    }
-}
-
-fn waiting_for(holder: Option<&Holder>) -> String {
-    match holder {
-        Some(holder) => format!("waiting for the same pull (process {})", holder.pid),
-        None => "waiting for the same pull".to_owned(),
     }
 }

@@ -17,8 +17,8 @@ pub use name::{KernelName, NameError, VmName};
 pub use nearest::nearest;
 pub use progress::{Progress, Silent, Step};
 pub use record::{
-    ImageRecord, KernelRecord, OciConfig, OperationRecord, OperationState, Record, SCHEMA,
-    VmRecord, VmState,
+    BlobRecord, BlobState, ImageRecord, KernelRecord, OciConfig, OperationRecord, OperationState,
+    Record, SCHEMA, VmRecord, VmState,
 };
 pub use reference::{Reference, ReferenceError};
 pub use size::{ByteSize, SizeError};

@@ -22,16 +22,19 @@ pub enum Record {
     Vm(VmRecord),
     /// An operation.
     Operation(OperationRecord),
+    /// A blob of images.
+    Blob(BlobRecord),
 }
 
 impl Record {
-    /// `image`, `kernel`, `vm` or `operation`.
+    /// `image`, `kernel`, `vm`, `operation` or `blob`.
     pub fn kind(&self) -> &'static str {
         match self {
             Record::Image(_) => "image",
             Record::Kernel(_) => "kernel",
             Record::Vm(_) => "vm",
             Record::Operation(_) => "operation",
+            Record::Blob(_) => "blob",
         }
     }
 
@@ -42,6 +45,7 @@ impl Record {
             Record::Kernel(kernel) => kernel.id.as_str(),
             Record::Vm(vm) => vm.id.as_str(),
             Record::Operation(operation) => operation.id.as_str(),
+            Record::Blob(blob) => blob.digest.as_str(),
         }
     }
 }
@@ -61,6 +65,12 @@ impl From<KernelRecord> for Record {
 impl From<VmRecord> for Record {
     fn from(vm: VmRecord) -> Record {
         Record::Vm(vm)
+    }
+}
+
+impl From<BlobRecord> for Record {
+    fn from(blob: BlobRecord) -> Record {
+        Record::Blob(blob)
     }
 }
 
@@ -189,6 +199,47 @@ pub struct VmRecord {
     /// Something was done by the command that prints this.
     #[serde(default)]
     pub changed: bool,
+}
+
+/// A blob in the store: manifest, configuration or layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobRecord {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Digest of it, or of what it will be.
+    pub digest: Digest,
+    /// Its length, or what is here of it.
+    pub size: ByteSize,
+    /// What it is good for.
+    pub state: BlobState,
+    /// Names or ids of the images that have it.
+    #[serde(default)]
+    pub images: Vec<String>,
+    /// It was removed by the command that prints this.
+    #[serde(default)]
+    pub changed: bool,
+}
+
+/// What a blob is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BlobState {
+    /// Images have it.
+    Used,
+    /// No image has it; another pull may.
+    Unused,
+    /// The beginning of a blob whose download ended early, or goes on.
+    Partial,
+}
+
+impl std::fmt::Display for BlobState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            BlobState::Used => "used",
+            BlobState::Unused => "unused",
+            BlobState::Partial => "partial",
+        })
+    }
 }
 
 /// Work that goes on without the command that began it.

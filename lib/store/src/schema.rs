@@ -9,7 +9,7 @@ use std::time::Duration;
 use banger_failpoint::{passed, point};
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
-use crate::{Context, StoreError};
+use crate::{Context, FileLock, StoreError};
 
 const FORMAT: i64 = 2;
 
@@ -120,11 +120,22 @@ impl Store {
         self.connection
             .busy_timeout(Duration::from_secs(10))
             .map_err(&failed)?;
+        let pragmas =
+            "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF;";
+        self.connection.execute_batch(pragmas).map_err(&failed)?;
+        let mode: String = self
+            .connection
+            .query_row("PRAGMA journal_mode", [], |row| row.get(0))
+            .map_err(&failed)?;
+        if mode == "wal" {
+            return Ok(());
+        }
+        // Of two who change the mode at once, SQLite refuses one whatever the timeout.
+        let path = self.context.locks().join("journal-mode");
+        let lock = FileLock::open(&path).map_err(crate::io_error("open the lock file", &path))?;
+        lock.lock().map_err(crate::io_error("lock", &path))?;
         self.connection
-            .execute_batch(
-                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
-                 PRAGMA trusted_schema = OFF;",
-            )
+            .execute_batch("PRAGMA journal_mode = WAL")
             .map_err(failed)
     }
 

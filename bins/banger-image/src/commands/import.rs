@@ -4,14 +4,16 @@ use std::io::IsTerminal;
 use std::path::Path;
 
 use lib_cli::{Failure, Session};
-use lib_image::{ImportRequest, Input, Limits};
+use lib_config::{Config, Environment};
+use lib_image::{ImportRequest, Input};
 use lib_model::OciConfig;
 
 use crate::cli::{ImportArgs, Words};
 
 /// Imports one image and prints its record.
 pub(crate) fn run(session: &mut Session, args: &ImportArgs) -> Result<(), Failure> {
-    let request = request(args);
+    let config = Config::load(&Environment::process())?;
+    let request = request(args, &config);
     let input = if args.file == Path::new("-") {
         if std::io::stdin().is_terminal() {
             return Err(
@@ -45,7 +47,7 @@ pub(crate) fn run(session: &mut Session, args: &ImportArgs) -> Result<(), Failur
     session.output.emit(record)
 }
 
-fn request(args: &ImportArgs) -> ImportRequest {
+fn request(args: &ImportArgs, config: &Config) -> ImportRequest {
     let words = |words: &Option<Words>| words.clone().map(|words| words.0).unwrap_or_default();
     ImportRequest {
         name: args.name.clone(),
@@ -58,6 +60,7 @@ fn request(args: &ImportArgs) -> ImportRequest {
             entrypoint: words(&args.entrypoint),
             cmd: words(&args.cmd),
         },
-        limits: Limits::default(),
+        limits: args.limits.over(&config.limits),
+        size: args.size.choice(),
     }
 }

@@ -1,5 +1,6 @@
 //! One file for each verb.
 
+pub(crate) mod cache;
 pub(crate) mod delete;
 pub(crate) mod import;
 pub(crate) mod kernel;
@@ -7,3 +8,4 @@ pub(crate) mod list;
 pub(crate) mod pull;
 pub(crate) mod show;
 pub(crate) mod tag;
+pub(crate) mod verify;

@@ -1,17 +1,19 @@
 //! `banger-image pull`.
 
 use lib_cli::{Failure, Session};
-use lib_image::{PullRequest, RegistryOptions, credential_files};
+use lib_config::{Config, Environment};
+use lib_image::{LockFile, PullRequest, RegistryOptions};
 use lib_model::Reference;
 
 use crate::cli::PullArgs;
 
 /// Pulls the images one after the other and prints each record as soon as it is there.
 pub(crate) fn run(session: &mut Session, args: &PullArgs) -> Result<(), Failure> {
+    let config = Config::load(&Environment::process())?;
     let requests = args
         .images
         .iter()
-        .map(|image| request(args, image))
+        .map(|image| request(args, &config, image))
         .collect::<Result<Vec<_>, Failure>>()?;
     let mut store = session.store()?;
     let mut locks = session.locks();
@@ -31,19 +33,26 @@ pub(crate) fn run(session: &mut Session, args: &PullArgs) -> Result<(), Failure>
 }
 
 /// What is to be pulled; none means the host's distribution.
-fn request(args: &PullArgs, image: &str) -> Result<Option<PullRequest>, Failure> {
+fn request(args: &PullArgs, config: &Config, image: &str) -> Result<Option<PullRequest>, Failure> {
     if image == lib_defaults::HOST {
         return Ok(None);
     }
-    let registry = RegistryOptions {
-        plain_http: args.plain_http.clone(),
-        tls_on_loopback: args.tls,
-        credential_files: credential_files(std::env::var_os),
-        ..RegistryOptions::default()
-    };
+    let mut registry = RegistryOptions::configured(&config.registry, std::env::var_os);
+    registry.plain_http.extend_from_slice(&args.plain_http);
+    registry.ca_files.extend_from_slice(&args.ca_file);
+    registry.tls_on_loopback = args.tls;
+    let lock_file = args.lock_file.as_ref().map(|path| LockFile {
+        path: path.clone(),
+        frozen: args.frozen,
+    });
     Ok(Some(PullRequest {
         platform: args.platform.clone(),
         registry,
+        limits: args.limits.over(&config.limits),
+        size: args.size.choice(),
+        offline: args.offline,
+        lock_file,
+        check_space: !args.no_space_check,
         ..PullRequest::new(Reference::try_from(image)?)
     }))
 }

@@ -129,6 +129,10 @@ impl Plan {
             SizeChoice::Fit => (0, ROUND + next / 50),
             SizeChoice::AtLeast(bytes) => (bytes.div_ceil(block), 16),
             SizeChoice::Free(bytes) => (0, 16 + bytes.div_ceil(block).saturating_sub(free)),
+            SizeChoice::Scaled { percent, at_least } => {
+                let spare = u64::from(percent.saturating_sub(100));
+                (at_least.div_ceil(block), ROUND + next * spare / 100)
+            }
             SizeChoice::Exactly(bytes) => {
                 let mut blocks = bytes / block;
                 // A last group with little more than its head is not worth having.

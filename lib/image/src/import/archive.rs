@@ -11,9 +11,11 @@ use tar::EntryType;
 
 use super::detect::plain;
 use super::layout::Layout;
-use crate::blobs::{BlobWriter, Blobs, check_digest};
+use crate::blob_writer::BlobWriter;
+use crate::blobs::{Blobs, check_digest};
 use crate::layer::{Compression, compression};
 use crate::manifest::Descriptor;
+use crate::pins::Pins;
 use crate::{Error, Limits};
 
 /// Links that lead to other links; docker's archives have one step.
@@ -135,8 +137,8 @@ impl Spool {
     ///
     /// # Errors
     /// When it cannot be synced or linked.
-    pub(super) fn keep(file: &Spooled, blobs: &Blobs) -> Result<(), Error> {
-        blobs.adopt(&file.path, &file.digest)
+    pub(super) fn keep(file: &Spooled, pins: &Pins, blobs: &Blobs) -> Result<(), Error> {
+        blobs.adopt(pins, &file.path, &file.digest)
     }
 }
 
@@ -155,7 +157,7 @@ impl Layout for Spool {
         &mut self,
         blob: &Descriptor,
         what: &str,
-        _staged: &Staged,
+        pins: &Pins,
         blobs: &Blobs,
     ) -> Result<(), Error> {
         let file = self.file(&blob_name(&blob.digest))?;
@@ -182,7 +184,7 @@ impl Layout for Spool {
                 expected: blob.size,
             });
         }
-        Spool::keep(file, blobs)
+        Spool::keep(file, pins, blobs)
     }
 }
 

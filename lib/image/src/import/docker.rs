@@ -1,7 +1,9 @@
 //! Docker archives, as `docker save` and Nix write them: `manifest.json` names a configuration
 //! and layers. They become an OCI image whose layers are what is in the archive.
 
+use lib_model::Digest;
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 
 use super::archive::{Spool, Spooled};
 use super::{Found, Import, usable_name};
@@ -31,7 +33,11 @@ impl Image {
 /// # Errors
 /// [`Error::SeveralImages`], [`Error::NotSelected`], [`Error::MissingMember`],
 /// [`Error::Malformed`].
-pub(super) fn import(import: &Import<'_>, spool: &mut Spool, what: &str) -> Result<Found, Error> {
+pub(super) fn import(
+    import: &mut Import<'_>,
+    spool: &mut Spool,
+    what: &str,
+) -> Result<Found, Error> {
     let limits = &import.request.limits;
     let title = format!("manifest.json of {what}");
     let images: Vec<Image> = serde_json::from_slice(&spool.document("manifest.json", limits)?)
@@ -50,18 +56,21 @@ pub(super) fn import(import: &Import<'_>, spool: &mut Spool, what: &str) -> Resu
             available: vec![config.platform.to_string()],
         });
     }
+    let mut files = Vec::new();
     let mut layers = Vec::new();
     for name in &image.layers {
         let file = spool.file(name)?;
         layers.push(descriptor(file, name, what)?);
-        if !import.blobs.has(&layers[layers.len() - 1]) {
-            Spool::keep(file, import.blobs)?;
-        }
+        files.push(file);
     }
     let file = spool.file(&image.config)?;
     let config_blob = Descriptor::new(OCI_CONFIG, file.digest.clone(), file.size);
-    if !import.blobs.has(&config_blob) {
-        Spool::keep(file, import.blobs)?;
+    files.push(file);
+    import.pin(files.iter().map(|file| &file.digest))?;
+    for (blob, file) in layers.iter().chain([&config_blob]).zip(files) {
+        if !import.blobs.has(&import.pins, blob) {
+            Spool::keep(file, &import.pins, import.blobs)?;
+        }
     }
     let names = image
         .tags()
@@ -83,7 +92,7 @@ pub(super) fn import(import: &Import<'_>, spool: &mut Spool, what: &str) -> Resu
 
 /// Writes the manifest of an image that came without one.
 pub(super) fn plan(
-    import: &Import<'_>,
+    import: &mut Import<'_>,
     config_blob: Descriptor,
     layers: Vec<Descriptor>,
     config_json: Vec<u8>,
@@ -99,7 +108,9 @@ pub(super) fn plan(
     };
     let bytes = serde_json::to_vec(&manifest)
         .map_err(|error| Error::malformed("the new manifest", error))?;
-    let digest = import.blobs.store(import.staged, &bytes)?;
+    let digest = Digest::from_sha256(Sha256::digest(&bytes).into());
+    import.pin([&digest])?;
+    import.blobs.store(&import.pins, &bytes)?;
     let mut descriptor = Descriptor::new(OCI_MANIFEST, digest, bytes.len() as u64);
     descriptor.platform = Some(config.platform.clone());
     Ok(Plan {

@@ -4,15 +4,16 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use lib_store::Staged;
+use lib_model::Digest;
+use sha2::{Digest as _, Sha256};
 
 use super::{Found, Import, usable_name};
-use crate::blobs::{BlobWriter, Blobs, check_digest};
+use crate::blob_writer::BlobWriter;
+use crate::blobs::{Blobs, check_digest};
 use crate::build::Plan;
 use crate::config::ImageConfig;
-use crate::manifest::{
-    CONTAINERD_NAME, Descriptor, Document, Index, Manifest, OCI_MANIFEST, REF_NAME,
-};
+use crate::manifest::{CONTAINERD_NAME, Descriptor, Document, Index, Manifest, REF_NAME};
+use crate::pins::Pins;
 use crate::{Error, Limits};
 
 /// Something with an `index.json` and blobs.
@@ -28,7 +29,7 @@ pub(super) trait Layout {
         &mut self,
         blob: &Descriptor,
         what: &str,
-        staged: &Staged,
+        pins: &Pins,
         blobs: &Blobs,
     ) -> Result<(), Error>;
 }
@@ -92,11 +93,11 @@ impl Layout for Directory {
         &mut self,
         blob: &Descriptor,
         what: &str,
-        staged: &Staged,
+        pins: &Pins,
         blobs: &Blobs,
     ) -> Result<(), Error> {
         let (path, mut file) = self.blob(blob)?;
-        let mut writer = BlobWriter::new(staged, blob.digest.hex())?;
+        let mut writer = BlobWriter::new(pins.staged(), blob.digest.hex())?;
         let mut buffer = vec![0; 256 << 10];
         // One byte more than announced proves that it is too long.
         while writer.written() <= blob.size {
@@ -107,7 +108,7 @@ impl Layout for Directory {
                 Err(error) => return Err(Error::io("read", path)(error)),
             }
         }
-        writer.commit_as(blobs, blob, what)
+        writer.commit_as(pins, blobs, blob, what)
     }
 }
 
@@ -117,7 +118,7 @@ impl Layout for Directory {
 /// [`Error::SeveralImages`], [`Error::NotSelected`], [`Error::NoPlatform`], and what blobs can
 /// have wrong with them.
 pub(super) fn import(
-    import: &Import<'_>,
+    import: &mut Import<'_>,
     layout: &mut dyn Layout,
     what: &str,
 ) -> Result<Found, Error> {
@@ -148,18 +149,17 @@ pub(super) fn import(
             available: vec![config.platform.to_string()],
         });
     }
-    for blob in manifest.layers.iter().chain([&manifest.config]) {
-        if !import.blobs.has(blob) {
+    let digest = Digest::from_sha256(Sha256::digest(&bytes).into());
+    let blobs = || manifest.layers.iter().chain([&manifest.config]);
+    import.pin(blobs().map(|blob| &blob.digest).chain([&digest]))?;
+    for blob in blobs() {
+        if !import.blobs.has(&import.pins, blob) {
             let title = format!("blob {} in {what}", blob.digest);
-            layout.provide(blob, &title, import.staged, import.blobs)?;
+            layout.provide(blob, &title, &import.pins, import.blobs)?;
         }
     }
-    let media_type = match manifest.media_type.as_str() {
-        "" => OCI_MANIFEST,
-        given => given,
-    };
-    let digest = import.blobs.store(import.staged, &bytes)?;
-    let mut descriptor = Descriptor::new(media_type, digest, bytes.len() as u64);
+    import.blobs.store(&import.pins, &bytes)?;
+    let mut descriptor = Descriptor::new(manifest.kind(), digest, bytes.len() as u64);
     descriptor.platform = Some(config.platform.clone());
     let plan = Plan {
         name: what.to_owned(),

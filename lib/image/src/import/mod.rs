@@ -12,16 +12,19 @@ mod rootfs;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use lib_model::{ImageRecord, OciConfig, Progress, Reference};
+use lib_model::{Digest, ImageRecord, OciConfig, Progress, Reference};
 use lib_store::{Locks, Staged, Store};
 
 use crate::blobs::Blobs;
-use crate::build::{Plan, build};
-use crate::layer::{CountingReader, decompress};
+use crate::build::{How, Plan, build};
+use crate::layer::{Bounded, CountingReader, unpack};
+use crate::limits::Unpacked;
 use crate::manifest::Descriptor;
-use crate::publish::{name_existing, publish, tag};
-use crate::{Error, Limits, Platform};
+use crate::pins::Pins;
+use crate::publish::{Wanted, name_existing, publish, tag};
+use crate::{Error, Limits, Platform, Size};
 use archive::Spool;
 use detect::Form;
 use layout::Directory;
@@ -52,6 +55,8 @@ pub struct ImportRequest {
     pub run: OciConfig,
     /// Bounds.
     pub limits: Limits,
+    /// Size of the file system.
+    pub size: Size,
 }
 
 /// Imports an image. The same content gives the same digest, and is not built twice.
@@ -66,10 +71,10 @@ pub fn import(
     progress: &dyn Progress,
 ) -> Result<ImageRecord, Error> {
     check_run(&request.run)?;
-    let staged = Staged::new(store.context())?;
     let blobs = Blobs::open(store.context())?;
-    let import = Import {
-        staged: &staged,
+    let mut import = Import {
+        pins: Pins::new(store.context())?,
+        locks,
         blobs: &blobs,
         request,
     };
@@ -77,6 +82,7 @@ pub fn import(
         Input::Path(path) => import.path(&path, progress)?,
         Input::Stream { name, reader } => import.stream(&name, reader, None, progress)?,
     };
+    let Import { pins, locks, .. } = import;
     let mut names = match &request.name {
         Some(name) => vec![name.familiar()],
         None => found.names,
@@ -84,17 +90,26 @@ pub fn import(
     .into_iter();
     let first = names.next();
     let plan = &found.plan;
-    let record = match name_existing(store, locks, &plan.manifest, first.as_deref())? {
+    let wanted = Wanted {
+        manifest: &plan.manifest,
+        size: request.size,
+    };
+    let record = match name_existing(store, locks, wanted, first.as_deref())? {
         Some(record) => record,
         None => {
             let built = Staged::new(store.context())?;
             let open = |layer: &Descriptor| -> io::Result<Box<dyn Read>> {
                 Ok(Box::new(File::open(blobs.path(&layer.digest))?))
             };
-            let new = build(plan, &built, &open, &request.limits, progress)?;
-            publish(store, locks, built, &new, &plan.manifest, first.as_deref())?
+            let how = How {
+                limits: &request.limits,
+                size: request.size,
+            };
+            let new = build(plan, &built, &open, how, progress)?;
+            publish(store, locks, built, &new, wanted, first.as_deref())?
         }
     };
+    drop(pins);
     let mut changed = record.changed;
     for name in names.filter_map(|name| Reference::try_from(name).ok()) {
         changed |= tag(store, locks, record.id.as_str(), &name)?.changed;
@@ -113,13 +128,19 @@ struct Found {
 
 /// One import under way.
 struct Import<'a> {
-    staged: &'a Staged,
+    pins: Pins,
+    locks: &'a mut Locks,
     blobs: &'a Blobs,
     request: &'a ImportRequest,
 }
 
 impl Import<'_> {
-    fn path(&self, path: &Path, progress: &dyn Progress) -> Result<Found, Error> {
+    /// Pins blobs before they are looked for or stored.
+    fn pin<'b>(&mut self, digests: impl IntoIterator<Item = &'b Digest>) -> Result<(), Error> {
+        self.pins.pin(self.locks, digests)
+    }
+
+    fn path(&mut self, path: &Path, progress: &dyn Progress) -> Result<Found, Error> {
         let what = path.to_string_lossy();
         let file = File::open(path).map_err(Error::io("open", path))?;
         let metadata = file.metadata().map_err(Error::io("read", path))?;
@@ -132,7 +153,7 @@ impl Import<'_> {
     }
 
     fn stream(
-        &self,
+        &mut self,
         what: &str,
         mut reader: Box<dyn Read + '_>,
         length: Option<u64>,
@@ -152,16 +173,24 @@ impl Import<'_> {
             .read_to_end(&mut head)
             .map_err(archive)?;
         let form = detect::form(&head, what)?;
-        let whole = CountingReader {
+        let counting = CountingReader {
             inner: io::Cursor::new(head).chain(reader),
             step: &*step,
+        };
+        let whole = Bounded {
+            inner: counting,
+            read: 0,
+            limits: &self.request.limits,
+            what,
         };
         let found = match form {
             Form::RootFs => rootfs::import(self, whole, what)?,
             Form::Archive => {
                 self.refuse_run(what)?;
-                let tar = decompress(whole, what).map_err(archive)?;
-                let mut spool = Spool::read(tar, self.staged, what, &self.request.limits)?;
+                let limits = &self.request.limits;
+                let unpacked = Arc::new(Unpacked::default());
+                let tar = unpack(whole, what, unpacked, limits).map_err(archive)?;
+                let mut spool = Spool::read(tar, self.pins.staged(), what, limits)?;
                 if spool.is_oci() {
                     layout::import(self, &mut spool, what)?
                 } else {

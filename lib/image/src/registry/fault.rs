@@ -1,123 +1,124 @@
-//! What an error of oci-client means, and whether trying again could help.
+//! What a failed request means, and whether trying again could help.
 
 use std::error::Error as StdError;
 use std::io;
+use std::time::{Duration, SystemTime};
 
-use lib_model::{Digest, Reference};
-use oci_client::errors::{DigestError, OciDistributionError as Oci, OciEnvelope, OciErrorCode};
+use oci_client::errors::{OciEnvelope, OciErrorCode};
+use reqwest::Response;
+use reqwest::header::RETRY_AFTER;
 
+use super::body;
 use crate::{Error, TlsFault};
+
+/// No refusal is read further, in bytes.
+const LONGEST_REFUSAL: u64 = 64 << 10;
 
 /// A failed attempt.
 #[derive(Debug)]
 pub(super) struct Fault {
-    pub(super) error: Error,
+    pub(super) error: Box<Error>,
     pub(super) transient: bool,
+    /// The server asked for this pause before another attempt.
+    pub(super) after: Option<Duration>,
 }
 
 impl Fault {
     pub(super) fn lasting(error: Error) -> Self {
         Fault {
-            error,
+            error: Box::new(error),
             transient: false,
+            after: None,
         }
     }
 
     pub(super) fn transient(error: Error) -> Self {
         Fault {
-            error,
+            error: Box::new(error),
             transient: true,
+            after: None,
         }
     }
 }
 
-/// Translates an error of the request for `what`.
-pub(super) fn explain(error: Oci, reference: &Reference, what: &str) -> Fault {
-    let registry = reference.registry().to_owned();
+/// Whom an error is about.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Names<'a> {
+    pub(super) registry: &'a str,
+    pub(super) repository: &'a str,
+}
+
+/// What an answer means that is no success.
+pub(super) async fn refusal(response: Response, names: Names<'_>, what: &str) -> Fault {
+    let status = response.status().as_u16();
+    let after = response
+        .headers()
+        .get(RETRY_AFTER)
+        .and_then(|value| retry_after(value.to_str().ok()?, SystemTime::now()));
+    // What was said until the connection broke is all there is.
+    let body = body::start(response, LONGEST_REFUSAL).await;
+    let (body, _) = body.unwrap_or_default();
+    Fault {
+        error: Box::new(explain(status, &body, names, what)),
+        transient: matches!(status, 408 | 429 | 500..),
+        after,
+    }
+}
+
+/// RFC 9110 §10.2.3: seconds, or a date.
+fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+    if let Ok(seconds) = value.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = httpdate::parse_http_date(value.trim()).ok()?;
+    Some(date.duration_since(now).unwrap_or_default())
+}
+
+/// A refusal in the form of distribution-spec's error codes, or by its status alone.
+fn explain(status: u16, body: &[u8], names: Names<'_>, what: &str) -> Error {
+    let registry = names.registry.to_owned();
     let what = what.to_owned();
-    match error {
-        Oci::UnauthorizedError { .. } | Oci::AuthenticationFailure(_) => {
-            Fault::lasting(Error::Unauthorized { registry, what })
-        }
-        Oci::RegistryError { envelope, .. } => refusal(&envelope, reference, what),
-        Oci::ServerError { code, message, .. } => {
-            let status = code.to_string();
-            match code {
-                403 => Fault::lasting(Error::Denied { registry, what }),
-                404 => Fault::lasting(Error::UnknownTag { registry, what }),
-                _ => Fault {
-                    error: Error::Status {
-                        registry,
-                        status,
-                        what,
-                        message: shorten(&message),
-                    },
-                    transient: matches!(code, 408 | 429 | 500..),
-                },
-            }
-        }
-        Oci::DigestError(error) => Fault::lasting(match digests(&error) {
-            Some((expected, actual)) => Error::DigestMismatch {
-                what,
-                expected,
-                actual,
-            },
-            None => Error::Protocol {
-                registry,
-                what,
-                source: error.into(),
-            },
-        }),
-        Oci::RequestError(error) => connection(Box::new(error), registry, what),
-        Oci::IoError(error) => connection(Box::new(error), registry, what),
-        error => Fault::lasting(Error::Protocol {
-            registry,
-            what,
-            source: error.into(),
-        }),
-    }
-}
-
-/// The registry said no, in the form of distribution-spec's error codes.
-fn refusal(envelope: &OciEnvelope, reference: &Reference, what: String) -> Fault {
-    let registry = reference.registry().to_owned();
-    let Some(first) = envelope.errors.first() else {
-        let (status, message) = ("an error without a code".to_owned(), String::new());
-        return Fault::lasting(Error::Status {
-            registry,
-            status,
-            what,
-            message,
-        });
+    let envelope = match status {
+        400..500 => serde_json::from_slice::<OciEnvelope>(body).ok(),
+        _ => None,
     };
-    match &first.code {
-        OciErrorCode::Unauthorized => Fault::lasting(Error::Unauthorized { registry, what }),
-        OciErrorCode::Denied => Fault::lasting(Error::Denied { registry, what }),
-        OciErrorCode::NameUnknown => Fault::lasting(Error::UnknownRepository {
+    let said = envelope
+        .as_ref()
+        .and_then(|envelope| envelope.errors.first());
+    match (status, said.map(|said| &said.code)) {
+        (401, _) | (_, Some(OciErrorCode::Unauthorized)) => Error::Unauthorized { registry, what },
+        (403, None) | (_, Some(OciErrorCode::Denied)) => Error::Denied { registry, what },
+        (_, Some(OciErrorCode::NameUnknown)) => Error::UnknownRepository {
             registry,
-            repository: reference.repository().to_owned(),
-        }),
-        OciErrorCode::ManifestUnknown
-        | OciErrorCode::NotFound
-        | OciErrorCode::BlobUnknown
-        | OciErrorCode::ManifestBlobUnknown => Fault::lasting(Error::UnknownTag { registry, what }),
-        code => Fault {
-            transient: *code == OciErrorCode::Toomanyrequests,
-            error: Error::Status {
-                registry,
-                status: match code {
-                    OciErrorCode::Other(text) => shorten(text),
-                    known => format!("{known:?}"),
-                },
-                what,
-                message: shorten(&first.message),
+            repository: names.repository.to_owned(),
+        },
+        (404, None)
+        | (
+            _,
+            Some(
+                OciErrorCode::ManifestUnknown
+                | OciErrorCode::NotFound
+                | OciErrorCode::BlobUnknown
+                | OciErrorCode::ManifestBlobUnknown,
+            ),
+        ) => Error::UnknownTag { registry, what },
+        _ => Error::Status {
+            registry,
+            status: status.to_string(),
+            what,
+            message: match said {
+                Some(said) => shorten(&said.message),
+                None => shorten(&String::from_utf8_lossy(body)),
             },
         },
     }
 }
 
 /// A connection that failed or broke: nobody listens, TLS, a reset, a timeout.
-fn connection(source: Box<dyn StdError + Send + Sync>, registry: String, what: String) -> Fault {
+pub(super) fn connection(source: reqwest::Error, registry: &str, what: &str) -> Fault {
+    let (registry, what) = (registry.to_owned(), what.to_owned());
+    let redirected = source.is_redirect();
+    let source: Box<dyn StdError + Send + Sync> = Box::new(source.without_url());
     let mut kind = None;
     let mut tls = None;
     let mut resolved = true;
@@ -132,6 +133,13 @@ fn connection(source: Box<dyn StdError + Send + Sync>, registry: String, what: S
         }
         resolved &= !error.to_string().contains("dns error");
     });
+    if redirected {
+        return Fault::lasting(Error::Protocol {
+            registry,
+            what,
+            source,
+        });
+    }
     if let Some(fault) = tls {
         return Fault::lasting(Error::Tls {
             registry,
@@ -142,12 +150,13 @@ fn connection(source: Box<dyn StdError + Send + Sync>, registry: String, what: S
     let refused = kind == Some(io::ErrorKind::ConnectionRefused);
     Fault {
         transient: !refused && resolved,
-        error: Error::Connection {
+        error: Box::new(Error::Connection {
             registry,
             what,
             refused,
             source,
-        },
+        }),
+        after: None,
     }
 }
 
@@ -174,27 +183,54 @@ fn walk(error: &(dyn StdError + 'static), visit: &mut dyn FnMut(&(dyn StdError +
     }
 }
 
-/// The error is oci-client's word on a blob's digest.
-pub(super) fn is_digest_error(error: &io::Error) -> bool {
-    error
-        .get_ref()
-        .is_some_and(|inner| inner.is::<DigestError>())
-}
-
-fn digests(error: &DigestError) -> Option<(Digest, Digest)> {
-    let DigestError::VerificationError { expected, actual } = error else {
-        return None;
-    };
-    let digest = |text: &str| {
-        Digest::try_from(text)
-            .or_else(|_| Digest::try_from(format!("sha256:{text}")))
-            .ok()
-    };
-    Some((digest(expected)?, digest(actual)?))
-}
-
 /// The first line, without control characters, for a terminal.
 fn shorten(message: &str) -> String {
     let line = message.trim().lines().next().unwrap_or_default();
     line.chars().filter(|c| !c.is_control()).take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        for (value, seconds) in [
+            ("0", Some(0)),
+            (" 120 ", Some(120)),
+            ("Sun, 06 Nov 1994 08:50:07 GMT", Some(30)),
+            ("Sunday, 06-Nov-94 08:49:38 GMT", Some(1)),
+            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
+            ("soon", None),
+            ("-1", None),
+            ("", None),
+        ] {
+            let expected = seconds.map(Duration::from_secs);
+            assert_eq!(retry_after(value, now), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn codes_count_more_than_statuses() {
+        let names = Names {
+            registry: "r",
+            repository: "a",
+        };
+        let said = |status, body: &str| explain(status, body.as_bytes(), names, "m").to_string();
+        let code =
+            |code: &str| format!(r#"{{"errors":[{{"code":"{code}","message":"m\u001b[2J"}}]}}"#);
+        assert_eq!(said(404, &code("NAME_UNKNOWN")), "r has no repository `a`");
+        assert_eq!(said(404, &code("MANIFEST_UNKNOWN")), "r has no m");
+        assert_eq!(said(404, "<html>"), "r has no m");
+        assert_eq!(said(400, &code("DENIED")), "r denies access to m");
+        assert_eq!(
+            said(429, &code("TOOMANYREQUESTS")),
+            "r answered 429 to the request for m: m[2J"
+        );
+        assert_eq!(
+            said(500, &code("DENIED")).split(": ").next().unwrap(),
+            "r answered 500 to the request for m"
+        );
+    }
 }

@@ -3,8 +3,14 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod collect;
 mod content;
 mod faults;
 mod import;
+mod limits;
+mod offline;
 mod pull;
+mod registry;
+mod resume;
 mod support;
+mod together;

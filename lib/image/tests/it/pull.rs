@@ -11,7 +11,7 @@ use crate::support::layer::Entry;
 use crate::support::registry::Registry;
 use crate::support::{Place, Recorder, chain, request};
 
-fn publish(registry: &Registry, place: &Place, image: &Image, name: &str) {
+pub(crate) fn publish(registry: &Registry, place: &Place, image: &Image, name: &str) {
     let root = tempfile::tempdir_in(place.base.path()).unwrap();
     let files = layout(vec![named(image.descriptor(), "x")], &image.blobs());
     let root = write_layout(root.path(), &files);
@@ -288,7 +288,7 @@ fn a_certificate_that_nobody_knows_is_named_as_that() {
         "{}",
         chain(&error)
     );
-    assert!(error.hint().unwrap().contains("update-ca-certificates"));
+    assert!(error.hint().unwrap().contains("--ca-file"));
 
     // TLS is spoken to a registry that has none.
     let plain = Registry::start();

@@ -1,8 +1,10 @@
-//! A registry that serves what it is given, and misbehaves where a test says so.
+//! A registry that serves what it is given, or passes on what another serves, and misbehaves where
+//! a test says so.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::image::{Image, digest};
@@ -22,11 +24,23 @@ pub(crate) enum Fault {
     Reset,
     /// As [`Fault::Status`] 200, whatever was asked for, without ranges.
     NoRanges,
+    /// Ranges begin one byte too late.
+    WrongRange,
+    /// The whole length is announced; after this many bytes nothing more comes.
+    Stall(usize),
+    /// Byte by byte, each in a packet of its own.
+    Trickle,
+    /// The byte at this place is another one.
+    Corrupt(usize),
+    /// A status, then bytes without end; with this length announced, if any.
+    Endless(u16, Option<u64>),
 }
 
 /// A request: path, range, authorisation.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Request {
+    pub(crate) method: String,
+    pub(crate) body: String,
     pub(crate) path: String,
     pub(crate) range: Option<u64>,
     pub(crate) authorization: Option<String>,
@@ -35,10 +49,33 @@ pub(crate) struct Request {
 type Script = dyn Fn(&Request, usize) -> Option<Fault> + Send + Sync;
 type Content = HashMap<String, (String, Vec<u8>)>;
 
+/// Where answers come from.
+enum Origin {
+    Content(Content),
+    /// Address of another registry.
+    Upstream(String),
+}
+
+/// What the origin answers.
+struct Known {
+    status: u16,
+    headers: String,
+    body: Vec<u8>,
+}
+
 /// Serves until the process ends.
 pub(crate) struct Faulty {
     pub(crate) address: String,
     log: Arc<Mutex<Vec<Request>>>,
+    sent: Arc<AtomicU64>,
+}
+
+/// What the threads of a server share.
+struct Shared {
+    origin: Origin,
+    script: Box<Script>,
+    log: Arc<Mutex<Vec<Request>>>,
+    sent: Arc<AtomicU64>,
 }
 
 impl Faulty {
@@ -60,7 +97,15 @@ impl Faulty {
             let path = format!("/v2/app/blobs/{}", digest(&blob));
             content.insert(path, ("application/octet-stream".into(), blob));
         }
-        Faulty::start(content, script)
+        Faulty::start(Origin::Content(content), script)
+    }
+
+    /// Stands before another registry.
+    pub(crate) fn before(
+        address: &str,
+        script: impl Fn(&Request, usize) -> Option<Fault> + Send + Sync + 'static,
+    ) -> Self {
+        Faulty::start(Origin::Upstream(address.to_owned()), script)
     }
 
     /// Serves one document as the manifest of `app:latest`, and nothing else.
@@ -69,29 +114,38 @@ impl Faulty {
         content.insert("/v2/".into(), ("application/json".into(), b"{}".to_vec()));
         let path = "/v2/app/manifests/latest".to_owned();
         content.insert(path, (media_type.into(), bytes.to_vec()));
-        Faulty::start(content, |_, _| None)
+        Faulty::start(Origin::Content(content), |_, _| None)
     }
 
     fn start(
-        content: Content,
+        origin: Origin,
         script: impl Fn(&Request, usize) -> Option<Fault> + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let log = Arc::new(Mutex::new(Vec::new()));
-        let shared: Arc<(Content, Box<Script>, _)> =
-            Arc::new((content, Box::new(script), log.clone()));
+        let sent = Arc::new(AtomicU64::new(0));
+        let shared = Arc::new(Shared {
+            origin,
+            script: Box::new(script),
+            log: log.clone(),
+            sent: sent.clone(),
+        });
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let shared = shared.clone();
                 std::thread::spawn(move || {
-                    let (content, script, log) = &*shared;
                     // A client that goes away is part of the tests.
-                    let _ = answer(stream, content, &**script, log);
+                    let _ = shared.answer(stream);
                 });
             }
         });
-        Faulty { address, log }
+        Faulty { address, log, sent }
+    }
+
+    /// Bytes of endless answers that could be sent.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::SeqCst)
     }
 
     pub(crate) fn reference(&self) -> String {
@@ -111,69 +165,167 @@ impl Faulty {
     }
 }
 
-fn answer(
-    stream: TcpStream,
-    content: &Content,
-    script: &Script,
-    log: &Mutex<Vec<Request>>,
-) -> io::Result<()> {
-    let Some(request) = peek(&stream)? else {
-        return Ok(());
-    };
-    let before = {
-        let mut log = log.lock().unwrap();
-        log.push(request.clone());
-        log.iter()
-            .filter(|there| there.path == request.path)
-            .count()
-            - 1
-    };
-    let fault = script(&request, before);
-    let known = content.get(request.path.split('?').next().unwrap_or_default());
-    let (kind, body) = match (&fault, known) {
-        (Some(Fault::Status(status, headers, body)), _) => {
-            drain(&stream)?;
-            return send(&stream, *status, headers, body.as_bytes(), None);
+impl Shared {
+    fn answer(&self, stream: TcpStream) -> io::Result<()> {
+        let Some(mut request) = peek(&stream)? else {
+            return Ok(());
+        };
+        if request.method == "POST" {
+            request.body = drain(&stream)?;
         }
-        (Some(Fault::Instead(other)), _) => ("application/octet-stream".to_owned(), other.clone()),
-        (_, Some(known)) => known.clone(),
-        (_, None) => {
-            drain(&stream)?;
-            return send(&stream, 404, "", b"", None);
-        }
-    };
-    let offset = match fault {
-        Some(Fault::NoRanges) => None,
-        _ => request.range.filter(|&offset| offset < body.len() as u64),
-    };
-    let body = &body[offset.map_or(0, |offset| usize::try_from(offset).unwrap())..];
-    let status = if offset.is_some() { 206 } else { 200 };
-    let headers = format!("Content-Type: {kind}\r\n");
-    match fault {
+        let before = {
+            let mut log = self.log.lock().unwrap();
+            log.push(request.clone());
+            log.iter()
+                .filter(|there| there.path == request.path)
+                .count()
+                - 1
+        };
+        let fault = (self.script)(&request, before);
         // A socket that is closed with unread bytes sends a reset: the request was only peeked.
-        Some(Fault::Reset) => Ok(()),
-        Some(Fault::ResetAfter(count)) => send(
-            &stream,
-            status,
-            &headers,
-            &body[..count.min(body.len())],
-            Some(body.len()),
-        ),
-        Some(Fault::Short(count)) => {
+        if !matches!(fault, Some(Fault::Reset | Fault::ResetAfter(_))) && request.method != "POST" {
             drain(&stream)?;
-            send(
-                &stream,
-                status,
-                &headers,
-                &body[..count.min(body.len())],
-                None,
-            )
         }
-        _ => {
-            drain(&stream)?;
-            send(&stream, status, &headers, body, None)
+        match &fault {
+            Some(Fault::Reset) => return Ok(()),
+            Some(Fault::Status(status, headers, body)) => {
+                return send(&stream, *status, headers, body.as_bytes(), None);
+            }
+            Some(Fault::Endless(status, length)) => return self.endless(&stream, *status, *length),
+            _ => {}
+        }
+        let known = match &fault {
+            Some(Fault::Instead(other)) => Known {
+                status: 200,
+                headers: "Content-Type: application/octet-stream\r\n".to_owned(),
+                body: other.clone(),
+            },
+            _ => self.origin.get(&request)?,
+        };
+        if known.status != 200 {
+            return send(&stream, known.status, &known.headers, &known.body, None);
+        }
+        let whole = &known.body;
+        let late = u64::from(matches!(fault, Some(Fault::WrongRange)));
+        let offset = match fault {
+            Some(Fault::NoRanges) => None,
+            _ => request
+                .range
+                .filter(|&offset| offset + late < whole.len() as u64),
+        };
+        let mut headers = known.headers;
+        if let Some(offset) = offset {
+            let (first, last) = (offset + late, whole.len() - 1);
+            headers += &format!("Content-Range: bytes {first}-{last}/{}\r\n", whole.len());
+        }
+        let start = usize::try_from(offset.map_or(0, |offset| offset + late)).unwrap();
+        let mut body = whole[start..].to_vec();
+        let status = if offset.is_some() { 206 } else { 200 };
+        let length = body.len();
+        let some = |count: usize| &body[..count.min(length)];
+        match fault {
+            Some(Fault::ResetAfter(count)) => {
+                send(&stream, status, &headers, some(count), Some(length))
+            }
+            Some(Fault::Short(count)) => send(&stream, status, &headers, some(count), None),
+            Some(Fault::Stall(count)) => {
+                send(&stream, status, &headers, some(count), Some(length))?;
+                // Until the client closes.
+                (&stream).read_exact(&mut [0])
+            }
+            Some(Fault::Trickle) => {
+                stream.set_nodelay(true)?;
+                send(&stream, status, &headers, &[], Some(length))?;
+                body.chunks(1)
+                    .try_for_each(|byte| (&stream).write_all(byte))
+            }
+            Some(Fault::Corrupt(at)) => {
+                let at = at.min(length - 1);
+                body[at] ^= 1;
+                send(&stream, status, &headers, &body, None)
+            }
+            _ => send(&stream, status, &headers, &body, None),
         }
     }
+
+    fn endless(&self, mut stream: &TcpStream, status: u16, length: Option<u64>) -> io::Result<()> {
+        let length = length.map_or(String::new(), |length| {
+            format!("Content-Length: {length}\r\n")
+        });
+        write!(
+            stream,
+            "HTTP/1.1 {status} Test\r\nConnection: close\r\nContent-Type: application/json\r\n{length}\r\n"
+        )?;
+        let chunk = [b' '; 64 << 10];
+        loop {
+            stream.write_all(&chunk)?;
+            self.sent.fetch_add(chunk.len() as u64, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Origin {
+    fn get(&self, request: &Request) -> io::Result<Known> {
+        let path = request.path.split('?').next().unwrap_or_default();
+        match self {
+            Origin::Content(content) => Ok(match content.get(path) {
+                Some((kind, body)) => Known {
+                    status: 200,
+                    headers: format!("Content-Type: {kind}\r\n"),
+                    body: body.clone(),
+                },
+                None => Known {
+                    status: 404,
+                    headers: String::new(),
+                    body: Vec::new(),
+                },
+            }),
+            Origin::Upstream(address) => upstream(address, request),
+        }
+    }
+}
+
+/// Asks another registry for the whole of it.
+fn upstream(address: &str, request: &Request) -> io::Result<Known> {
+    let mut stream = TcpStream::connect(address)?;
+    let authorization = match &request.authorization {
+        Some(authorization) => format!("Authorization: {authorization}\r\n"),
+        None => String::new(),
+    };
+    write!(
+        stream,
+        "GET {} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
+         Accept: application/vnd.oci.image.manifest.v1+json, application/octet-stream\r\n{authorization}\r\n",
+        request.path
+    )?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let end = answer
+        .windows(4)
+        .position(|window| window == b"\r\n\r\n")
+        .ok_or(io::ErrorKind::InvalidData)?;
+    let head = String::from_utf8_lossy(&answer[..end]).into_owned();
+    let mut lines = head.lines();
+    let status = lines
+        .next()
+        .and_then(|line| line.split(' ').nth(1)?.parse().ok());
+    let kept = [
+        "content-type:",
+        "www-authenticate:",
+        "docker-content-digest:",
+    ];
+    let headers = lines
+        .filter(|line| {
+            kept.iter()
+                .any(|name| line.to_ascii_lowercase().starts_with(name))
+        })
+        .map(|line| format!("{line}\r\n"))
+        .collect();
+    Ok(Known {
+        status: status.ok_or(io::ErrorKind::InvalidData)?,
+        headers,
+        body: answer.split_off(end + 4),
+    })
 }
 
 fn send(
@@ -220,17 +372,26 @@ fn peek(stream: &TcpStream) -> io::Result<Option<Request>> {
             .ok()
     });
     Ok(Some(Request {
+        method: text.split(' ').next().unwrap_or_default().to_owned(),
+        body: String::new(),
         path: text.split(' ').nth(1).unwrap_or_default().to_owned(),
         range,
         authorization: header("authorization"),
     }))
 }
 
-fn drain(stream: &TcpStream) -> io::Result<()> {
+/// Reads the request; returns its body.
+fn drain(stream: &TcpStream) -> io::Result<String> {
     let mut reader = BufReader::new(stream.take(65536));
     let mut line = String::new();
+    let mut length = 0;
     while reader.read_line(&mut line)? > 2 {
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap_or(0);
+        }
         line.clear();
     }
-    Ok(())
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
+    Ok(String::from_utf8_lossy(&body).into_owned())
 }

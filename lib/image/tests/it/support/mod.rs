@@ -110,6 +110,7 @@ pub(crate) fn request(reference: &str) -> PullRequest {
     request.registry.retry = Retry {
         attempts: 3,
         first_pause: std::time::Duration::from_millis(1),
+        longest_pause: std::time::Duration::from_secs(5),
     };
     request
 }
@@ -158,5 +159,31 @@ impl Step for RecordedStep {
             .lock()
             .unwrap()
             .push(format!("end {} {bytes} {note}", self.label));
+    }
+}
+
+/// Calls back with `begin <label>` and `end <label>`, from the thread that works.
+pub(crate) struct Hook<F>(pub(crate) std::sync::Arc<F>);
+
+impl<F: Fn(&str) + Send + Sync + 'static> Hook<F> {
+    pub(crate) fn new(hook: F) -> Self {
+        Hook(std::sync::Arc::new(hook))
+    }
+}
+
+impl<F: Fn(&str) + Send + Sync + 'static> Progress for Hook<F> {
+    fn step(&self, label: &str, _total: Option<u64>) -> Box<dyn Step> {
+        (self.0)(&format!("begin {label}"));
+        Box::new(HookStep(self.0.clone(), label.to_owned()))
+    }
+}
+
+struct HookStep<F>(std::sync::Arc<F>, String);
+
+impl<F: Fn(&str) + Send + Sync> Step for HookStep<F> {
+    fn advance(&self, _amount: u64) {}
+
+    fn done(&self, _note: &str) {
+        (self.0)(&format!("end {}", self.1));
     }
 }

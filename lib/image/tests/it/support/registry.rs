@@ -29,36 +29,37 @@ impl Registry {
         (Registry::with(&config), files)
     }
 
-    /// With a certificate that nobody knows.
+    /// With TLS and the password too: the second value has `ca.crt` and `key`, `crt` of the server.
     pub(crate) fn with_tls() -> (Self, TempDir) {
         let files = tempfile::tempdir().unwrap();
-        let (key, certificate) = (files.path().join("key"), files.path().join("crt"));
-        let status = Command::new("/usr/bin/openssl")
-            .args([
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:P-256",
-            ])
-            .args(["-nodes", "-days", "30", "-subj", "/CN=test"])
-            .args(["-addext", "subjectAltName=IP:127.0.0.1"])
-            .args(["-addext", "basicConstraints=critical,CA:FALSE"])
-            .arg("-keyout")
-            .arg(&key)
-            .arg("-out")
-            .arg(&certificate)
-            .stderr(Stdio::null())
-            .status()
-            .unwrap();
-        assert!(status.success());
+        let path = |name: &str| files.path().join(name).display().to_string();
+        std::fs::write(path("ext"), "subjectAltName=IP:127.0.0.1\n").unwrap();
+        std::fs::write(path("htpasswd"), HTPASSWD).unwrap();
+        let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30";
+        for line in [
+            format!("req -x509 {key} -subj /CN=ca -keyout ca.key -out ca.crt"),
+            format!("req -new {key} -subj /CN=registry -keyout key -out csr"),
+            "x509 -req -in csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 -extfile ext -out crt"
+                .to_owned(),
+        ] {
+            let output = Command::new("/usr/bin/openssl")
+                .args(line.split(' '))
+                .current_dir(files.path())
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{line}: {said}");
+        }
         let tls = format!(
             ", tls: {{certificate: {}, key: {}}}",
-            certificate.display(),
-            key.display()
+            path("crt"),
+            path("key")
         );
-        (Registry::configured("", &tls), files)
+        let auth = format!(
+            "auth: {{htpasswd: {{realm: r, path: {}}}}}\n",
+            path("htpasswd")
+        );
+        (Registry::configured(&auth, &tls), files)
     }
 
     fn with(more: &str) -> Self {
