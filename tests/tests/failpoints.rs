@@ -3,6 +3,7 @@
 //!
 //! The run prints how many places it tried. `BANGER_TEST_ALL_POINTS=1` tries both ways at each place of
 //! commands that boot a guest; otherwise they alternate there.
+#![allow(clippy::print_stdout, reason = "what was tried is part of the result")]
 
 use banger_tests::{Image, Point, Registry, Sandbox, clause, recorded, skipped};
 

@@ -22,15 +22,7 @@ pub(crate) struct Args {
 
 /// The full storm of `tests/tests/storm.rs`.
 pub(crate) fn storm() -> Result<()> {
-    let rest = [
-        "-p",
-        "banger-tests",
-        "--test",
-        "storm",
-        "--",
-        "--ignored",
-        "--nocapture",
-    ];
+    let rest = ["--test", "storm", "--", "--ignored", "--nocapture"];
     test(&Args {
         skip: Vec::new(),
         rest: rest.map(str::to_owned).to_vec(),
@@ -63,12 +55,7 @@ pub(crate) fn test(args: &Args) -> Result<()> {
             .arg("--default-signal")
             .arg(build::cargo().get_program())
             .current_dir(build::root())
-            .args(["test", "--locked", "--no-fail-fast"])
-            .args(if args.rest.iter().any(|word| word == "-p") {
-                &[][..]
-            } else {
-                &["--workspace"][..]
-            })
+            .args(["test", "--workspace", "--locked", "--no-fail-fast"])
             .args(["--features", build::FAILPOINTS])
             .args(&args.rest)
             .env("BANGER_TEST_BIN_DIR", fixtures.bin())
