@@ -190,6 +190,20 @@ fn kernel_delete() {
 }
 
 #[test]
+fn kernel_import() {
+    let package = banger_tests::Fixtures::find().kernel_package();
+    let case = Case {
+        name: "kernel import",
+        setup: "banger-image kernel delete --quiet $(banger-image kernel list --format ids)",
+        command: format!("banger-image kernel import --quiet {}", package.display()),
+        done: "test -n \"$(banger-image kernel list)\"",
+        guests: false,
+    };
+    // A second each.
+    case.run(true);
+}
+
+#[test]
 fn import() {
     let place = tempfile::tempdir().unwrap();
     let archive = place.path().join("new.tar");

@@ -5,6 +5,7 @@ use std::io::{self, BufReader, Read, Seek, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use banger_failpoint::point;
 use lib_model::{Digest, KernelName, KernelRecord, Progress, Step};
 use lib_store::{Locks, NewKernel, Staged, Store};
 use sha2::{Digest as _, Sha256};
@@ -119,11 +120,14 @@ impl Import<'_> {
     fn run(&self, file: File, kind: &Kind, digest: &Digest) -> Result<NewKernel, KernelError> {
         let source = &*self.request.source;
         let image_path = self.directory.join(MODULES);
-        let image = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&image_path)
+        let image = point("kernel.modules.create")
+            .and_then(|()| {
+                File::options()
+                    .read(true)
+                    .write(true)
+                    .create_new(true)
+                    .open(&image_path)
+            })
             .map_err(io_error("create", &image_path))?;
         let options = module_image_options(digest);
         let boot = self.directory.join(BOOT_MODULES);
@@ -138,6 +142,7 @@ impl Import<'_> {
         if let Some(modules) = &self.request.modules {
             self.read_modules(modules, &mut tree)?;
         }
+        point("kernel.settle").map_err(io_error("write", self.directory))?;
         let facts = self.settle()?;
         let release = facts
             .release
@@ -147,6 +152,7 @@ impl Import<'_> {
                 path: source.to_owned(),
                 found: "it does not say its release".into(),
             })?;
+        point("kernel.modules.finish").map_err(io_error("write", &image_path))?;
         let modules = tree.finish(&boot)?;
         match &modules {
             Some(modules) if modules.release != release => {
@@ -156,14 +162,16 @@ impl Import<'_> {
                     expected: release,
                 });
             }
-            Some(_) => image.sync_all().map_err(io_error("write", &image_path))?,
+            Some(_) => point("kernel.modules.sync")
+                .and_then(|()| image.sync_all())
+                .map_err(io_error("write", &image_path))?,
             None => {
                 check_builtin(&facts, &release)?;
                 fs::remove_file(&image_path).map_err(io_error("remove", &image_path))?;
             }
         }
-        File::open(&boot)
-            .and_then(|d| d.sync_all())
+        point("kernel.sync")
+            .and_then(|()| File::open(&boot)?.sync_all())
             .map_err(io_error("sync", &boot))?;
         let file_name = || {
             source
@@ -278,7 +286,9 @@ impl Import<'_> {
                 let image = BzImage::parse(&start, size).map_err(payload)?;
                 let mut output = File::create_new(&target).map_err(io_error("write", &target))?;
                 image.extract(&mut file, &mut output).map_err(payload)?;
-                output.sync_all().map_err(io_error("write", &target))?;
+                point("kernel.vmlinux.sync")
+                    .and_then(|()| output.sync_all())
+                    .map_err(io_error("write", &target))?;
                 let mut facts = self.examine(&target)?;
                 facts.release = image.release.or(facts.release);
                 return Ok(facts);

@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use banger_failpoint::point;
 use banger_wire::config::{GuestConfig, MODULES_PATH, PATH};
 use lib_model::{Digest, KernelRecord};
 use lib_store::Context;
@@ -48,12 +49,15 @@ pub fn base_initramfs(
         return Ok(target);
     }
     let failed = io_error("write", &target);
+    point("initramfs.base.create").map_err(&failed)?;
     let mut file = tempfile::NamedTempFile::new_in(&cache).map_err(&failed)?;
     let modules = boot_modules(&context.kernel(&kernel.id).join(BOOT_MODULES))?;
     let buffered = io::BufWriter::with_capacity(256 << 10, file.as_file_mut());
     write_base(buffered, &agent_bytes, &modules).map_err(&failed)?;
+    point("initramfs.base.sync").map_err(&failed)?;
     // Renamed only when durable: after a crash, a name in the cache has its content.
     file.as_file().sync_data().map_err(&failed)?;
+    point("initramfs.base.rename").map_err(&failed)?;
     file.persist(&target).map_err(|error| failed(error.error))?;
     Ok(target)
 }
@@ -77,6 +81,7 @@ pub fn boot_initramfs(base: &Path, config: &GuestConfig, target: &Path) -> Resul
         .mode(0o600)
         .open(target)
         .map_err(&failed)?;
+    point("initramfs.write").map_err(&failed)?;
     // copy_file_range(2) where the kernel can.
     let length = io::copy(&mut input, &mut output).map_err(&failed)?;
     let mut archive = padding(usize::try_from(length % 4).unwrap_or(0)).to_vec();
@@ -85,6 +90,7 @@ pub fn boot_initramfs(base: &Path, config: &GuestConfig, target: &Path) -> Resul
     cpio.file(PATH.trim_start_matches('/'), 0o600, &json)
         .map_err(&failed)?;
     cpio.finish().map_err(&failed)?;
+    point("initramfs.configuration").map_err(&failed)?;
     output.write_all(&archive).map_err(&failed)
 }
 

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use banger_failpoint::point;
 use banger_wire::monitor::{ControlReply, ControlRequest, file};
 use lib_store::{Context, VmRow};
 use nix::errno::Errno;
@@ -87,6 +88,7 @@ impl Control {
     /// # Errors
     /// When nobody listens: the monitor is gone, or not there yet.
     pub fn connect(context: &Context, vm: &VmRow) -> io::Result<Self> {
+        point("control.connect")?;
         let stream = UnixStream::connect(runtime(context, vm).join(file::CONTROL_SOCKET))?;
         stream.set_nonblocking(true)?;
         Ok(Control {
@@ -112,6 +114,7 @@ impl Control {
         };
         let mut line = serde_json::to_vec(request).map_err(|e| failed(e.into()))?;
         line.push(b'\n');
+        point("control.ask").map_err(failed)?;
         self.stream.write_all(&line).map_err(failed)?;
         self.reply(patience, interrupt)
     }
