@@ -29,6 +29,7 @@ pub(crate) fn run(session: &mut Session, args: &ImportArgs) -> Result<(), Failur
     } else {
         Input::Path(args.file.clone())
     };
+    let _tidy = session.tidy()?;
     let mut store = session.store()?;
     let mut locks = session.locks();
     let record = lib_image::import(

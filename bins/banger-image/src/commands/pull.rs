@@ -15,6 +15,7 @@ pub(crate) fn run(session: &mut Session, args: &PullArgs) -> Result<(), Failure>
         .iter()
         .map(|image| request(args, &config, image))
         .collect::<Result<Vec<_>, Failure>>()?;
+    let _tidy = session.tidy()?;
     let mut store = session.store()?;
     let mut locks = session.locks();
     for request in requests {
