@@ -7,13 +7,11 @@ mod group;
 mod hash;
 mod inode;
 mod layout;
-mod put;
 mod superblock;
 mod tables;
 mod xattrs;
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io;
 
 use crate::data::{BLOCK, Data};
@@ -30,26 +28,6 @@ const ROOT_INODE: u32 = 2;
 const LOST_AND_FOUND: &[u8] = b"lost+found";
 /// Beyond this, a directory's count is 1 (`dir_nlink`) and a file is refused, as by the kernel.
 const LINKS: u32 = 65_000;
-
-/// Refuses options that ext4 has no form for, and a file whose old content would show in holes.
-pub(crate) fn check(options: &Options, image: &File) -> Result<(), Error> {
-    if image.metadata().map_err(Error::Write)?.len() > 0 {
-        return Err(Error::NotEmpty);
-    }
-    if options.label.len() > 16 {
-        return Err(Error::Option {
-            option: "label",
-            reason: "longer than 16 bytes",
-        });
-    }
-    if options.uuid == [0; 16] {
-        return Err(Error::Option {
-            option: "uuid",
-            reason: "all zeros",
-        });
-    }
-    Ok(())
-}
 
 /// Writes everything but the file contents, which are in place.
 pub(crate) fn finish(mut merge: Merge<'_, '_>, options: &Options) -> Result<Summary, Error> {

@@ -200,7 +200,7 @@ impl<'a, 'f> Merge<'a, 'f> {
             xattrs: std::mem::take(&mut entry.xattrs),
         };
         let content = match entry.kind {
-            Kind::File => New::File(self.stream(view, &original, entry, archive)?),
+            Kind::File => New::File(self.stream(view, &original, entry, &attributes, archive)?),
             Kind::Symlink => New::Symlink(&entry.link),
             Kind::Directory => New::Directory,
             Kind::Fifo => New::Fifo,
@@ -222,6 +222,7 @@ impl<'a, 'f> Merge<'a, 'f> {
         view: &View,
         path: &[u8],
         entry: &Entry,
+        attributes: &Attributes,
         archive: &mut Archive<R>,
     ) -> Result<(u64, Extents), Error> {
         let failed = |error| match error {
@@ -233,7 +234,7 @@ impl<'a, 'f> Merge<'a, 'f> {
         let pieces = entry.sparse.as_deref().unwrap_or(&whole);
         let stored = pieces.iter().map(|&(_, len)| len).sum();
         self.take_content(stored)?;
-        let mut writer = self.data.begin(stored);
+        let mut writer = self.data.begin(stored, entry.size, attributes);
         for &(offset, len) in pieces {
             writer.seek(offset).map_err(failed)?;
             writer
