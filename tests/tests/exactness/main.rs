@@ -1,6 +1,8 @@
 //! An image is, file by file, what umoci unpacks from the same layers: type, mode, owner, time to
 //! the nanosecond, size, content, target, links, device, and every extended attribute.
 
+#![allow(clippy::unwrap_used)]
+
 mod odd;
 mod tree;
 
