@@ -218,7 +218,13 @@ impl Writer<'_> {
                 *number = (*number & !RELATIVE) + start * (BLOCK as u64 / inode::SLOT);
             }
         }
-        let metadata = self.at.div_ceil(BLOCK as u64);
+        // erofs-utils 1.5 reads a header of attributes behind every record, also where there is none.
+        let read = if start > 1 || self.at > 0 {
+            self.at + xattrs::HEADER as u64
+        } else {
+            0
+        };
+        let metadata = read.div_ceil(BLOCK as u64);
         let xattr_block = start + metadata;
         let shared = std::mem::take(&mut self.packer.shared.bytes);
         let blocks = xattr_block + (shared.len() as u64).div_ceil(BLOCK as u64);
