@@ -26,7 +26,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .open(image)?;
     let layers = arguments.map(|path| Layer {
         name: path.clone(),
-        open: Box::new(move || Ok(Box::new(File::open(path)?))),
+        open: Box::new(move || Ok(Box::new(File::open(&path)?))),
+        again: true,
     });
     let options = Options {
         format,

@@ -147,6 +147,7 @@ impl<'a> Builder<'a> {
         let clean = clean(path, self.options.limits.path_bytes).map_err(|f| at(f.into()))?;
         self.merge
             .place(&mut self.view, &clean, attributes, content)
-            .map_err(at)
+            .map_err(at)?;
+        Ok(())
     }
 }

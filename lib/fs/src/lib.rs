@@ -27,23 +27,31 @@ use data::Data;
 use merge::Merge;
 
 /// Opens a layer's uncompressed tar stream.
-pub type Open<'a> = Box<dyn FnOnce() -> io::Result<Box<dyn Read + 'a>> + 'a>;
+pub type Open<'a> = Box<dyn FnMut() -> io::Result<Box<dyn Read + 'a>> + 'a>;
 
 /// One layer of an image.
 pub struct Layer<'a> {
     /// Name for errors, such as the digest.
     pub name: String,
-    /// Called once, when the layers above have been read. The stream is read to its end, past
-    /// the end of the archive, so that it can verify itself there.
+    /// Called when the layers above have been read. The stream is read to its end, past the end of
+    /// the archive, so that it can verify itself there.
     pub open: Open<'a>,
+    /// Whether `open` may be called a second time. Then the content of files that the layers above
+    /// hide is skipped; the second time is for the rare one that turns out to have another name.
+    pub again: bool,
 }
 
 impl<'a> Layer<'a> {
-    /// A layer read from `stream`.
+    /// A layer read from `stream`, once.
     pub fn new(name: impl Into<String>, stream: impl Read + 'a) -> Self {
+        let mut stream = Some(stream);
         Layer {
             name: name.into(),
-            open: Box::new(|| Ok(Box::new(stream))),
+            open: Box::new(move || match stream.take() {
+                Some(stream) => Ok(Box::new(stream)),
+                None => Err(io::Error::other("the stream was read already")),
+            }),
+            again: false,
         }
     }
 }
@@ -232,12 +240,8 @@ pub fn build<'a>(
     progress: &dyn Fn(Progress),
 ) -> Result<Summary, Error> {
     let mut merge = begin(image, options, progress)?;
-    for layer in layers {
-        let stream = (layer.open)().map_err(|source| Error::Read {
-            layer: layer.name.clone(),
-            source,
-        })?;
-        merge.layer(&layer.name, stream)?;
+    for mut layer in layers {
+        merge.layer(&mut layer)?;
     }
     finish(merge, options)
 }

@@ -122,6 +122,7 @@ fn layer<'a>(
             let (layer, expected) = (blob.digest.clone(), diff_id.clone());
             Ok(Box::new(DiffIdReader::new(tar, layer, expected)))
         }),
+        again: true,
     }
 }
 

@@ -317,7 +317,10 @@ impl Writer<'_> {
             Content::Device { major, minor } => {
                 layout = Layout::Device(inode::device(major, minor));
             }
-            Content::Fifo | Content::Pending | Content::Alias(_) => {}
+            Content::Fifo => {}
+            Content::Unread | Content::Pending | Content::Alias(_) => {
+                unreachable!("a merged tree has nothing that is hidden or not resolved")
+            }
         }
         self.packer.records += 1;
         let record = Record {

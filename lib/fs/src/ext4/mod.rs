@@ -338,6 +338,7 @@ fn file_type(mode: u16) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
     use std::process::Command;
 
     use tempfile::NamedTempFile;
@@ -375,13 +376,50 @@ mod tests {
     #[test]
     fn extent_trees_of_four_levels() {
         let count = 340 * 340 * 4 + 1;
-        let image = one_file(|data| (u64::from(2 * count) * BLOCK as u64, data.fragmented(count)));
+        let image = one_file(|data| {
+            let extents = data.fragmented(count);
+            for i in (0..count).step_by(9999) {
+                let start = data.extents(extents)[i as usize].start;
+                data.write(start, &[(i % 251) as u8; BLOCK]).unwrap();
+            }
+            (u64::from(2 * count) * BLOCK as u64, extents)
+        });
         let extents = Command::new("/usr/sbin/debugfs")
             .args(["-R", "ex -n /f"])
             .arg(image.path())
             .output()
             .unwrap();
         assert!(String::from_utf8_lossy(&extents.stdout).contains(" 0/ 3 "));
+        if skipped_root() {
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let mut mount = Command::new("mount");
+        mount
+            .args(["-t", "ext4", "-o", "loop,ro"])
+            .arg(image.path());
+        assert!(mount.arg(directory.path()).status().unwrap().success());
+        let file = std::fs::File::open(directory.path().join("f")).unwrap();
+        let mut wrong = Vec::new();
+        for i in (0..count).step_by(9999) {
+            let mut block = [1; 2 * BLOCK];
+            let at = u64::from(2 * i) * BLOCK as u64;
+            file.read_exact_at(&mut block, at).unwrap();
+            let expected = [[(i % 251) as u8; BLOCK], [0; BLOCK]].concat();
+            if block[..] != expected[..] {
+                wrong.push(i);
+            }
+        }
+        drop(file);
+        let umount = Command::new("umount").arg(directory.path()).status();
+        assert!(umount.unwrap().success());
+        assert_eq!(wrong, [0; 0], "the kernel reads each of four levels");
+    }
+
+    /// Whether tests that need root were asked to be skipped by name.
+    fn skipped_root() -> bool {
+        let skip = std::env::var("BANGER_TEST_SKIP").unwrap_or_default();
+        skip.split(',').any(|word| word == "root")
     }
 
     #[test]

@@ -21,10 +21,11 @@ pub fn image() -> NamedTempFile {
 /// Builds from layers, topmost first, without looking at the result.
 pub fn try_build(layers: &[Vec<u8>], options: &Options) -> Result<(NamedTempFile, Summary), Error> {
     let image = image();
-    let layers = layers
-        .iter()
-        .enumerate()
-        .map(|(i, bytes)| Layer::new(format!("layer{i}"), &bytes[..]));
+    let layers = layers.iter().enumerate().map(|(i, bytes)| Layer {
+        name: format!("layer{i}"),
+        open: Box::new(move || Ok(Box::new(&bytes[..]))),
+        again: true,
+    });
     let summary = build(layers, image.as_file(), options, &|_| {})?;
     Ok((image, summary))
 }
