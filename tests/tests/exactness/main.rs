@@ -6,11 +6,13 @@
 mod odd;
 mod tree;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Condvar, Mutex};
 
-use banger_tests::{Compression, Image, Layer, Sandbox, sha256, skipped};
+use banger_tests::{Compression, FaultyRegistry, Image, Layer, Sandbox, sha256, skipped};
 use odd::For;
 use serde_json::json;
 use tree::{Mounted, Tree};
@@ -136,4 +138,57 @@ fn debian_is_what_umoci_unpacks() {
         &mounted(&imported(&sandbox, &layout, "ext4"), "ext4"),
         &expected,
     );
+}
+
+/// Serves an image whose layers arrive in this order, lowest is 0.
+fn registry(image: &Image, order: [usize; 3]) -> FaultyRegistry {
+    let paths: Vec<String> = image
+        .layers
+        .iter()
+        .map(|layer| format!("/v2/test/blobs/{}", layer.digest()))
+        .collect();
+    let turn = (Mutex::new(0), Condvar::new());
+    FaultyRegistry::serve(image, move |path| {
+        let layer = paths.iter().position(|other| other == path)?;
+        let (next, changed) = &turn;
+        let mut next = next.lock().unwrap();
+        while *next < order.len() && order[*next] != layer {
+            next = changed.wait(next).unwrap();
+        }
+        *next += 1;
+        changed.notify_all();
+        None
+    })
+}
+
+#[test]
+fn one_digest_is_one_file_whatever_is_around() {
+    let layers = odd::layers(For::Us);
+    let layers = layers[..3].iter();
+    let layers = layers.map(|tar| Layer::from_tar(tar, Compression::Gzip));
+    let image = Image::new(layers.collect::<Result<_, _>>().unwrap());
+    let (mut sums, mut digests) = (BTreeSet::new(), BTreeSet::new());
+    for (order, around) in [
+        ([2, 1, 0], "umask 022; TZ=UTC"),
+        ([0, 1, 2], "umask 077; TZ=Asia/Kolkata LC_ALL=C"),
+        ([1, 0, 2], "umask 0; cd /; TZ=America/St_Johns"),
+        ([0, 2, 1], "cd /tmp; HOME=/nonexistent TZ=:bad taskset -c 0"),
+    ] {
+        let sandbox = Sandbox::empty();
+        let registry = registry(&image, order);
+        let pull = sandbox.sh(&format!(
+            "{around} banger-image pull {}",
+            registry.reference()
+        ));
+        digests.insert(pull.record()["digest"].to_string());
+        let disk = fs::read(sandbox.image_disk(&registry.reference())).unwrap();
+        sums.insert(sha256(&disk));
+    }
+    let sandbox = Sandbox::empty();
+    let layout = sandbox.path("layout");
+    write_layout(&image, &layout);
+    sums.insert(sha256(
+        &fs::read(imported(&sandbox, &layout, "ext4")).unwrap(),
+    ));
+    assert_eq!((digests.len(), sums.len()), (1, 1), "{digests:?} {sums:?}");
 }

@@ -5,11 +5,11 @@ use proptest::prelude::*;
 use crate::common::acl;
 
 /// Components of a path.
-pub type Path = Vec<Vec<u8>>;
+pub(crate) type Path = Vec<Vec<u8>>;
 
 /// One entry of a layer.
 #[derive(Clone, Debug)]
-pub enum Op {
+pub(crate) enum Op {
     File(Path, Meta, Content),
     Directory(Path, Meta),
     /// Bytes of the target.
@@ -25,25 +25,25 @@ pub enum Op {
 }
 
 #[derive(Clone, Debug)]
-pub struct Meta {
-    pub mode: u16,
-    pub uid: u32,
-    pub gid: u32,
-    pub mtime: (i64, u32),
-    pub xattrs: Vec<(&'static str, Vec<u8>)>,
+pub(crate) struct Meta {
+    pub(crate) mode: u16,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) mtime: (i64, u32),
+    pub(crate) xattrs: Vec<(&'static str, Vec<u8>)>,
 }
 
 #[derive(Clone, Debug)]
-pub struct Content {
+pub(crate) struct Content {
     /// Hole, length, first byte, whether every byte is another one.
-    pub pieces: Vec<(u64, u64, u8, bool)>,
-    pub end: u64,
-    pub form: Form,
+    pub(crate) pieces: Vec<(u64, u64, u8, bool)>,
+    pub(crate) end: u64,
+    pub(crate) form: Form,
 }
 
 /// How a tar archive has a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub(crate) enum Form {
     Plain,
     Gnu,
     Pax00,
@@ -53,7 +53,7 @@ pub enum Form {
 
 impl Content {
     /// Offset and length of each piece, and what they hold one after the other.
-    pub fn stored(&self) -> (Vec<(u64, u64)>, Vec<u8>) {
+    pub(crate) fn stored(&self) -> (Vec<(u64, u64)>, Vec<u8>) {
         let (mut map, mut bytes, mut at) = (Vec::new(), Vec::new(), 0);
         for &(hole, length, first, varied) in &self.pieces {
             at += hole;
@@ -69,7 +69,7 @@ impl Content {
     }
 
     /// The file with its holes.
-    pub fn whole(&self) -> Vec<u8> {
+    pub(crate) fn whole(&self) -> Vec<u8> {
         let (map, bytes) = self.stored();
         let end = map.last().map_or(0, |(at, length)| at + length);
         let mut whole = vec![0; (end + self.end) as usize];
@@ -168,7 +168,7 @@ fn content() -> impl Strategy<Value = Content> {
 }
 
 /// Any entry.
-pub fn op() -> impl Strategy<Value = Op> {
+pub(crate) fn op() -> impl Strategy<Value = Op> {
     let one = prop_oneof![
         6 => (path(), meta(), content()).prop_map(|(path, meta, content)| Op::File(path, meta, content)),
         4 => (directory(), meta()).prop_map(|(path, meta)| Op::Directory(path, meta)),

@@ -16,14 +16,14 @@ struct File {
 
 /// The files so far, as indices into a list of those that ever were.
 #[derive(Default)]
-pub struct Model {
+pub(crate) struct Model {
     names: BTreeMap<Path, usize>,
     files: Vec<File>,
 }
 
 impl Model {
     /// Applies a layer and returns it as an archive, without the entries that cannot be.
-    pub fn apply(&mut self, ops: &[Op]) -> Tar {
+    pub(crate) fn apply(&mut self, ops: &[Op]) -> Tar {
         let ops: Vec<&Op> = ops
             .iter()
             .flat_map(|op| match op {
@@ -157,16 +157,16 @@ impl Model {
     }
 
     /// What a reader of the image should see.
-    pub fn files(&self) -> Files {
+    pub(crate) fn files(&self) -> Files {
         let mut links: HashMap<usize, u32> = HashMap::new();
         let mut names = self.names.clone();
         let mut files = self.files.clone();
-        if !names.contains_key(&Path::new()) {
+        names.entry(Path::new()).or_insert_with(|| {
             let mut empty = Model::default();
             let root = empty.implied();
             files.push(empty.files.swap_remove(root));
-            names.insert(Path::new(), files.len() - 1);
-        }
+            files.len() - 1
+        });
         for (path, &file) in &names {
             let directory = files[file].what == What::Directory;
             *links.entry(file).or_default() += if directory { 2 } else { 1 };
@@ -196,7 +196,7 @@ impl Model {
 }
 
 /// Numbers inodes by the first of their names.
-pub fn same_numbers(files: &mut Files) {
+pub(crate) fn same_numbers(files: &mut Files) {
     let mut numbers = HashMap::new();
     for (number, seen) in files.values_mut().enumerate() {
         seen.inode = *numbers.entry(seen.inode).or_insert(number as u64);
