@@ -8,6 +8,7 @@ mod tree;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Condvar, Mutex};
@@ -64,7 +65,10 @@ fn unpacked(sandbox: &Sandbox, layout: &Path) -> Tree {
 /// Imports a layout and returns the image's file.
 fn imported(sandbox: &Sandbox, layout: &Path, filesystem: &str) -> PathBuf {
     let record = sandbox
-        .sh(&format!("banger-image import {}", layout.display()))
+        .sh(&format!(
+            "banger-image import --format {filesystem} {}",
+            layout.display()
+        ))
         .record();
     assert_eq!(record["filesystem"], filesystem);
     let id = record["id"].as_str().unwrap();
@@ -79,6 +83,9 @@ fn mounted(image: &Path, filesystem: &str) -> Tree {
     };
     if filesystem == "ext4" {
         fsck.arg("-fn");
+    }
+    if filesystem == "erofs" {
+        fsck.arg("--extract");
     }
     let output = fsck.arg(image).output().expect("fsck runs");
     let said = String::from_utf8_lossy(&output.stdout);
@@ -118,8 +125,11 @@ fn odd_images_are_what_umoci_unpacks() {
         let mut expected = unpacked(&sandbox, &layout(For::Umoci));
         undescribed(&mut expected, odd::IMPLIED);
         odd::decide(&mut expected);
-        let image = imported(&sandbox, &layout(For::Us), "ext4");
-        tree::assert_equal(&mounted(&image, "ext4"), &expected);
+        let layout = layout(For::Us);
+        for filesystem in ["ext4", "erofs"] {
+            let image = imported(&sandbox, &layout, filesystem);
+            tree::assert_equal(&mounted(&image, filesystem), &expected);
+        }
     }
 }
 
@@ -134,10 +144,14 @@ fn debian_is_what_umoci_unpacks() {
     write_layout(&image, &layout);
     let expected = unpacked(&sandbox, &layout);
     assert!(expected.len() > 5_000, "{} files", expected.len());
-    tree::assert_equal(
-        &mounted(&imported(&sandbox, &layout, "ext4"), "ext4"),
-        &expected,
-    );
+    let sizes = ["ext4", "erofs"].map(|filesystem| {
+        let image = imported(&sandbox, &layout, filesystem);
+        tree::assert_equal(&mounted(&image, filesystem), &expected);
+        fs::metadata(image).unwrap().blocks()
+    });
+    assert!(sizes[1] * 3 < sizes[0] * 2, "compressed: {sizes:?}");
+    let images = sandbox.sh("banger-image list").records();
+    assert_eq!(images.len(), 2, "one digest as two file systems");
 }
 
 /// Serves an image whose layers arrive in this order, lowest is 0.
@@ -167,7 +181,15 @@ fn one_digest_is_one_file_whatever_is_around() {
     let layers = layers[..3].iter();
     let layers = layers.map(|tar| Layer::from_tar(tar, Compression::Gzip));
     let image = Image::new(layers.collect::<Result<_, _>>().unwrap());
-    let (mut sums, mut digests) = (BTreeSet::new(), BTreeSet::new());
+    for filesystem in ["ext4", "erofs"] {
+        let sums = sums(&image, filesystem);
+        assert_eq!(sums.len(), 1, "{filesystem}: {sums:?}");
+    }
+}
+
+/// The digests of the files that an image becomes, pulled and imported, each time in a new store.
+fn sums(image: &Image, filesystem: &str) -> BTreeSet<String> {
+    let mut sums = BTreeSet::new();
     for (order, around) in [
         ([2, 1, 0], "umask 022; TZ=UTC"),
         ([0, 1, 2], "umask 077; TZ=Asia/Kolkata LC_ALL=C"),
@@ -175,20 +197,52 @@ fn one_digest_is_one_file_whatever_is_around() {
         ([0, 2, 1], "cd /tmp; HOME=/nonexistent TZ=:bad taskset -c 0"),
     ] {
         let sandbox = Sandbox::empty();
-        let registry = registry(&image, order);
+        let registry = registry(image, order);
         let pull = sandbox.sh(&format!(
-            "{around} banger-image pull {}",
+            "{around} banger-image pull --format {filesystem} {}",
             registry.reference()
         ));
-        digests.insert(pull.record()["digest"].to_string());
+        assert_eq!(pull.record()["filesystem"], filesystem);
         let disk = fs::read(sandbox.image_disk(&registry.reference())).unwrap();
         sums.insert(sha256(&disk));
     }
     let sandbox = Sandbox::empty();
     let layout = sandbox.path("layout");
-    write_layout(&image, &layout);
-    sums.insert(sha256(
-        &fs::read(imported(&sandbox, &layout, "ext4")).unwrap(),
+    write_layout(image, &layout);
+    let disk = imported(&sandbox, &layout, filesystem);
+    sums.insert(sha256(&fs::read(disk).unwrap()));
+    sums
+}
+
+#[test]
+fn a_vm_runs_from_erofs() {
+    if skipped("vm") {
+        return;
+    }
+    let sandbox = Sandbox::for_guests();
+    let image = sandbox.fixtures().debian().unwrap();
+    let registry = FaultyRegistry::serve(&image, |_| None);
+    let shown = sandbox.sh(&format!(
+        "banger-image pull --format erofs {} | banger-vm create --name packed | \
+         banger-vm exec -- sh -c 'grep ^ID= /etc/os-release; grep ^erofs /proc/modules; \
+         dpkg --verify && echo verified'",
+        registry.reference()
     ));
-    assert_eq!((digests.len(), sums.len()), (1, 1), "{digests:?} {sums:?}");
+    let said = shown.ok();
+    assert!(said.starts_with("ID=debian\n"), "{shown}");
+    assert!(said.ends_with("verified\n"), "{shown}");
+    // Name, size, users: the root's lower layer.
+    let module: Vec<&str> = said.lines().nth(1).unwrap().split(' ').collect();
+    assert_eq!((module[0], module[2]), ("erofs", "1"), "{shown}");
+    let disk = sandbox.image_disk(&registry.reference());
+    let mut magic = [0; 4];
+    fs::File::open(disk)
+        .unwrap()
+        .read_exact_at(&mut magic, 1024)
+        .unwrap();
+    assert_eq!(magic, [0xe2, 0xe1, 0xf5, 0xe0]);
+    sandbox
+        .sh("banger-vm exec packed -- sh -c 'echo changed >> /etc/os-release'")
+        .ok();
+    sandbox.sh("banger-vm delete --force packed").ok();
 }
