@@ -62,6 +62,11 @@ pub(crate) const TEST: &[Package] = &[
         "gives test files extended attributes",
     ),
     package(
+        "erofs-utils",
+        "/usr/bin/fsck.erofs",
+        "checks EROFS file systems",
+    ),
+    package(
         "kmod",
         "/sbin/depmod",
         "indexes kernel modules as a reference",

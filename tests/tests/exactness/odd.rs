@@ -8,7 +8,7 @@ mod tar;
 use tar::{Header, Tar};
 
 /// Directories that are only implied by what is in them, never described.
-pub(crate) const IMPLIED: &[&str] = &["implied", "implied/deep", "replaced-by-implied"];
+pub(crate) const IMPLIED: &[&str] = &["implied", "implied/deep", "replaced-by-implied", "t/to-aim"];
 
 /// capabilities(7): version 2, `cap_net_raw+ep`.
 const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -38,7 +38,9 @@ pub(crate) fn decide(tree: &mut Tree) {
     }
     // A directory has the time that its own entry says; umoci changes it when it makes an implied
     // directory inside.
-    node(tree, "w").mtime = (1_600_000_000, 0);
+    for path in ["w", "t"] {
+        node(tree, path).mtime = (1_600_000_000, 0);
+    }
 }
 
 fn node<'t>(tree: &'t mut Tree, path: &str) -> &'t mut crate::tree::Node {
@@ -484,6 +486,7 @@ fn links_and_types() -> Vec<u8> {
         .symlink("t/fifo", b"file")
         .symlink("t/dir-to-link", b"file");
     tar = tar.file("replaced-by-implied/in", b"its parent was a file");
+    tar = tar.file("t/to-aim/in", b"its parent was a link");
     // Two of three names are given to another file; the third keeps the old content.
     tar = tar.file("h/one", b"a new file").link("h/two", "h/one");
     tar = tar
