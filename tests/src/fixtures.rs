@@ -79,6 +79,11 @@ impl Fixtures {
         }
     }
 
+    /// umoci 0.6, the reference for what layers unpack to.
+    pub fn umoci(&self) -> PathBuf {
+        self.directory.join("umoci/usr/bin/umoci")
+    }
+
     /// The packed base layer and, beside it, the digest of what is in it.
     pub fn base_layer(&self) -> (PathBuf, PathBuf) {
         (

@@ -16,6 +16,7 @@ pub(crate) fn prepare(bin: PathBuf) -> Result<Fixtures> {
     let fixtures = Fixtures::in_directory(bin, directory.clone());
     kernel(&fixtures, &directory)?;
     registry(&fixtures, &directory)?;
+    umoci(&fixtures, &directory)?;
     base_image(&fixtures, &directory)?;
     Ok(fixtures)
 }
@@ -41,6 +42,20 @@ fn registry(fixtures: &Fixtures, directory: &Path) -> Result<()> {
     let file = packages::download("docker-registry", directory)?;
     let package = directory.join(file);
     packages::unpack(&package, &directory.join("docker-registry"))?;
+    fs::remove_file(package)?;
+    Ok(())
+}
+
+/// The releases up to trixie have umoci 0.4, which reads neither zstd nor every entry.
+fn umoci(fixtures: &Fixtures, directory: &Path) -> Result<()> {
+    if fixtures.umoci().exists() {
+        println!("   umoci is there");
+        return Ok(());
+    }
+    println!("   downloading umoci from Debian's sid (not installed)");
+    let file = packages::download_from("sid", "umoci", directory)?;
+    let package = directory.join(file);
+    packages::unpack(&package, &directory.join("umoci"))?;
     fs::remove_file(package)?;
     Ok(())
 }

@@ -62,6 +62,11 @@ pub(crate) const TEST: &[Package] = &[
         "gives test files extended attributes",
     ),
     package(
+        "erofs-utils",
+        "/usr/bin/fsck.erofs",
+        "checks EROFS file systems",
+    ),
+    package(
         "kmod",
         "/sbin/depmod",
         "indexes kernel modules as a reference",
@@ -132,6 +137,70 @@ pub(crate) fn download(name: &str, directory: &Path) -> Result<String> {
         // The user _apt cannot enter our directory; without this apt warns, and does it all the same.
         .args(["-o", "APT::Sandbox::User=root"])
         .current_dir(directory))?;
+    downloaded(name, directory)
+}
+
+/// Downloads a package of another Debian suite, with a state of apt's own: the machine's lists and
+/// packages are not touched.
+pub(crate) fn download_from(suite: &str, name: &str, directory: &Path) -> Result<String> {
+    let state = tempfile::tempdir_in(directory)?;
+    let at = |name: &str| state.path().join(name);
+    for directory in ["lists/partial", "cache/archives/partial"] {
+        fs::create_dir_all(at(directory))?;
+    }
+    fs::write(at("status"), "")?;
+    let mirror = mirror()?;
+    let source = format!(
+        "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {mirror} {suite} main\n"
+    );
+    fs::write(at("sources.list"), source)?;
+    let apt_get = |arguments: &[&str]| {
+        let mut command = Command::new("apt-get");
+        for (option, path) in [
+            ("Dir::State", state.path().to_owned()),
+            ("Dir::State::status", at("status")),
+            ("Dir::Cache", at("cache")),
+            ("Dir::Etc::sourcelist", at("sources.list")),
+        ] {
+            command
+                .arg("-o")
+                .arg(format!("{option}={}", path.display()));
+        }
+        for option in [
+            "Dir::Etc::sourceparts=-",
+            "APT::Sandbox::User=root",
+            "Acquire::Languages=none",
+            "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false",
+        ] {
+            command.args(["-o", option]);
+        }
+        run(command.arg("-qq").args(arguments).current_dir(directory))
+    };
+    apt_get(&["update"])?;
+    apt_get(&["download", name])?;
+    downloaded(name, directory)
+}
+
+/// The mirror that this machine takes Debian from; it has all suites.
+fn mirror() -> Result<String> {
+    let targets = output(Command::new("apt-get").args([
+        "indextargets",
+        "--format=$(REPO_URI) $(SUITE)",
+        "Created-By: Packages",
+        "Origin: Debian",
+        "Component: main",
+    ]))?;
+    let security = |line: &&str| !line.contains("security");
+    let first = targets.lines().find(security);
+    let uri = first.and_then(|line| line.split(' ').next());
+    match uri {
+        Some(uri) => Ok(uri.to_owned()),
+        None => Err("apt-get knows no mirror of Debian: run `apt-get update`".into()),
+    }
+}
+
+/// The file that apt-get left.
+fn downloaded(name: &str, directory: &Path) -> Result<String> {
     let prefix = format!("{name}_");
     for entry in fs::read_dir(directory)? {
         let file = entry?.file_name().to_string_lossy().into_owned();

@@ -73,6 +73,7 @@ Examples:
   banger-image pull alpine
   banger-image pull --platform linux/arm64 registry.example:5000/team/app:v1
   banger-image pull app@sha256:…     exactly this manifest
+  banger-image pull --format erofs debian:12     read-only and compressed; ext4 without
   banger-image pull --lock-file images.lock --frozen alpine:3.20
   banger-image pull --offline alpine:3.20     without the network")]
 pub(crate) struct PullArgs {
@@ -199,6 +200,7 @@ root file system as tar; plain, gzip or zstd.
 Examples:
   banger-image import app.tar
   docker save app:1 | banger-image import -
+  banger-image import --format erofs app.tar     read-only and compressed; ext4 without
   mmdebstrap bookworm - | banger-image import - --name debian:mine --cmd /bin/bash
   skopeo copy docker://alpine oci:dir:alpine && banger-image import dir --name alpine")]
 pub(crate) struct ImportArgs {

@@ -13,7 +13,10 @@ fn main() -> ExitCode {
     lib_cli::run(
         |_| Exit::Usage.into(),
         |cli: Cli| {
-            let mut session = Session::new(&cli.global)?;
+            let mut session = match &cli.command {
+                Command::Pull(_) | Command::Import(_) => Session::making_images(&cli.global)?,
+                _ => Session::new(&cli.global)?,
+            };
             let outcome = dispatch(&mut session, &cli.command);
             // What was done before a failure is said too.
             session.output.finish()?;

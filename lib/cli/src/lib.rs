@@ -17,7 +17,7 @@ mod table;
 mod text;
 mod tidy;
 
-pub use args::{Format, Global};
+pub use args::{Choice, Format, Global};
 pub use complete::{candidates, images, kernels, operations, vms};
 pub use failure::Failure;
 pub use output::Output;

@@ -17,17 +17,19 @@ pub struct Output {
 
 impl Output {
     /// The format that was asked for; without one, a table on a terminal and JSON elsewhere.
-    pub fn new(global: &Global) -> Self {
-        let format = match (global.json, global.format) {
-            (true, _) => Format::Json,
-            (_, Some(format)) => format,
-            _ if io::stdout().is_terminal() => Format::Table,
-            _ => Format::Json,
+    ///
+    /// # Errors
+    /// When more than one was asked for.
+    pub fn new(global: &Global) -> Result<Self, Failure> {
+        let format = match global.output()? {
+            Some(format) => format,
+            None if io::stdout().is_terminal() => Format::Table,
+            None => Format::Json,
         };
-        Output {
+        Ok(Output {
             format,
             waiting: Vec::new(),
-        }
+        })
     }
 
     /// Empty, in the same format.

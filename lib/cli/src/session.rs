@@ -1,5 +1,6 @@
 //! What a command works with: the paths, the output, the bars.
 
+use lib_model::Filesystem;
 use lib_store::{Context, Locks, Store};
 
 use crate::{Bars, Failure, Global, Output, Tidy, printable};
@@ -10,6 +11,8 @@ pub struct Session {
     pub context: Context,
     /// Standard output.
     pub output: Output,
+    /// What images are made as.
+    pub filesystem: Filesystem,
     /// Standard error: progress and notes.
     pub bars: std::sync::Arc<Bars>,
     quiet: bool,
@@ -20,12 +23,29 @@ impl Session {
     /// Resolves paths and formats; opens nothing.
     ///
     /// # Errors
-    /// No home directory, or a relative path in the environment.
+    /// No home directory, or a relative path in the environment; a `--format` that is a file system.
     pub fn new(global: &Global) -> Result<Self, Failure> {
+        if let Some(filesystem) = global.filesystem()? {
+            let chosen = filesystem.as_str();
+            return Err(Failure::usage(format!(
+                "--format {chosen} chooses a file system, and this command makes none"
+            ))
+            .hint(format!("banger-image pull --format {chosen} IMAGE")));
+        }
+        Session::making_images(global)
+    }
+
+    /// As [`Session::new`], for commands that make images.
+    ///
+    /// # Errors
+    /// As [`Session::new`].
+    pub fn making_images(global: &Global) -> Result<Self, Failure> {
+        let filesystem = global.filesystem()?;
         let context = Context::from_environment(global.store.as_deref(), std::env::var_os)?;
         Ok(Session {
             context,
-            output: Output::new(global),
+            output: Output::new(global)?,
+            filesystem: filesystem.unwrap_or_default(),
             bars: std::sync::Arc::new(Bars::new(global.quiet)),
             quiet: global.quiet,
             verbose: global.verbose,
@@ -37,6 +57,7 @@ impl Session {
         Session {
             context: self.context.clone(),
             output: self.output.another(),
+            filesystem: self.filesystem,
             bars: std::sync::Arc::new(Bars::reporting(report)),
             quiet: true,
             verbose: false,

@@ -1,16 +1,23 @@
-//! `layers IMAGE TAR...`: writes uncompressed layers, topmost first, as ext4, and says how long it
-//! took.
+//! `layers ext4|erofs IMAGE TAR...`: writes uncompressed layers, topmost first, and says how long
+//! it took.
 
 use std::error::Error;
 use std::fs::File;
 use std::io::Write;
 use std::time::Instant;
 
-use lib_fs::{Layer, Options, build};
+use lib_fs::{Compression, Format, Layer, Options, build};
+
+const USAGE: &str = "usage: layers ext4|erofs IMAGE TAR...";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let image = arguments.next().ok_or("usage: layers IMAGE TAR...")?;
+    let format = match arguments.next().as_deref() {
+        Some("ext4") => Format::Ext4,
+        Some("erofs") => Format::Erofs(Compression::Lz4),
+        _ => return Err(USAGE.into()),
+    };
+    let image = arguments.next().ok_or(USAGE)?;
     let image = File::options()
         .read(true)
         .write(true)
@@ -19,10 +26,15 @@ fn main() -> Result<(), Box<dyn Error>> {
         .open(image)?;
     let layers = arguments.map(|path| Layer {
         name: path.clone(),
-        open: Box::new(move || Ok(Box::new(File::open(path)?))),
+        open: Box::new(move || Ok(Box::new(File::open(&path)?))),
+        again: true,
     });
+    let options = Options {
+        format,
+        ..Options::default()
+    };
     let start = Instant::now();
-    let summary = build(layers, &image, &Options::default(), &|_| {})?;
+    let summary = build(layers, &image, &options, &|_| {})?;
     writeln!(std::io::stdout(), "{summary:?} in {:?}", start.elapsed())?;
     Ok(())
 }

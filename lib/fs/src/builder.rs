@@ -3,11 +3,10 @@
 use std::fs::File;
 use std::io::Read;
 
-use crate::data::{Data, StreamError};
+use crate::data::StreamError;
 use crate::error::{Error, Fault, lossy};
-use crate::ext4;
 use crate::merge::{Merge, New, Refused, View, clean};
-use crate::{Attributes, Options, Progress, Summary};
+use crate::{Attributes, Options, Progress, Summary, begin, finish};
 
 const NAME: &str = "builder";
 
@@ -23,12 +22,10 @@ impl<'a> Builder<'a> {
     /// Starts a file system in `image`, which is empty and open for reading and writing.
     ///
     /// # Errors
-    /// [`Error::Option`] for options ext4 cannot have.
+    /// [`Error::Option`] for options that a file system cannot have.
     pub fn new(image: &'a File, options: &'a Options) -> Result<Self, Error> {
         fn silent(_: Progress) {}
-        ext4::check(options, image)?;
-        let data = Data::new(image, ext4::usable);
-        let mut merge = Merge::new(data, &options.limits, options.time, &silent);
+        let mut merge = begin(image, options, &silent)?;
         let view = merge.view(NAME)?;
         Ok(Builder {
             merge,
@@ -65,7 +62,7 @@ impl<'a> Builder<'a> {
             StreamError::Write(error) => Error::Write(error),
             StreamError::TooLarge => Refused::Fault(Fault::FileSize).at(NAME, path),
         };
-        let mut writer = self.merge.data.begin(bytes);
+        let mut writer = self.merge.data.begin(bytes, bytes, attributes);
         let copied = writer
             .copy(u64::MAX, &mut |buffer| content.read(buffer))
             .map_err(failed)?;
@@ -136,7 +133,7 @@ impl<'a> Builder<'a> {
     /// [`Error::TooSmall`], [`Error::Unstorable`] or [`Error::Write`].
     pub fn finish(mut self) -> Result<Summary, Error> {
         self.merge.close(self.view)?;
-        ext4::finish(self.merge, self.options)
+        finish(self.merge, self.options)
     }
 
     fn place(
@@ -150,6 +147,7 @@ impl<'a> Builder<'a> {
         let clean = clean(path, self.options.limits.path_bytes).map_err(|f| at(f.into()))?;
         self.merge
             .place(&mut self.view, &clean, attributes, content)
-            .map_err(at)
+            .map_err(at)?;
+        Ok(())
     }
 }

@@ -4,11 +4,15 @@
 //! straight to blocks of the image, and metadata follows when the last layer has been read. The
 //! output is a function of layers and options alone; neither clock nor randomness takes part.
 
+mod acl;
 mod builder;
+mod checksum;
 mod data;
+mod erofs;
 mod error;
 mod ext4;
 mod merge;
+mod put;
 mod tar;
 mod tree;
 mod xattr;
@@ -23,45 +27,75 @@ use data::Data;
 use merge::Merge;
 
 /// Opens a layer's uncompressed tar stream.
-pub type Open<'a> = Box<dyn FnOnce() -> io::Result<Box<dyn Read + 'a>> + 'a>;
+pub type Open<'a> = Box<dyn FnMut() -> io::Result<Box<dyn Read + 'a>> + 'a>;
 
 /// One layer of an image.
 pub struct Layer<'a> {
     /// Name for errors, such as the digest.
     pub name: String,
-    /// Called once, when the layers above have been read. The stream is read to its end, past
-    /// the end of the archive, so that it can verify itself there.
+    /// Called when the layers above have been read. The stream is read to its end, past the end of
+    /// the archive, so that it can verify itself there.
     pub open: Open<'a>,
+    /// Whether `open` may be called a second time. Then the content of files that the layers above
+    /// hide is skipped; the second time is for the rare one that turns out to have another name.
+    pub again: bool,
 }
 
 impl<'a> Layer<'a> {
-    /// A layer read from `stream`.
+    /// A layer read from `stream`, once.
     pub fn new(name: impl Into<String>, stream: impl Read + 'a) -> Self {
+        let mut stream = Some(stream);
         Layer {
             name: name.into(),
-            open: Box::new(|| Ok(Box::new(stream))),
+            open: Box::new(move || match stream.take() {
+                Some(stream) => Ok(Box::new(stream)),
+                None => Err(io::Error::other("the stream was read already")),
+            }),
+            again: false,
         }
     }
+}
+
+/// A file system.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// Can be written on.
+    #[default]
+    Ext4,
+    /// Read-only, as large as its content.
+    Erofs(Compression),
+}
+
+/// How contents of files are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// As they are.
+    None,
+    /// In the LZ4 block format, which Linux 5.13 and later read in clusters of several blocks.
+    #[default]
+    Lz4,
 }
 
 /// How the image is made. The same options and layers give the same bytes.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Size of the file system.
+    /// What is written.
+    pub format: Format,
+    /// Size of the file system; EROFS is as large as its content.
     pub size: SizeChoice,
     /// Volume label, at most 16 bytes.
     pub label: String,
     /// Volume id; not all zeros. Derive it from the manifest's digest.
     pub uuid: [u8; 16],
-    /// Seed of the directory hash.
+    /// Seed of ext4's directory hash.
     pub hash_seed: [u8; 16],
-    /// Whether the file system gets a journal, as one that is written to should. It then has at
+    /// Whether ext4 gets a journal, as one that is written to should. It then has at
     /// least 8 MiB, unless [`SizeChoice::Exactly`] says less: then there is no journal.
     pub journal: bool,
     /// Seconds since the epoch, for what no layer dates: implied directories, `lost+found`, the
     /// superblock.
     pub time: i64,
-    /// Bytes of file system for each inode beyond those in use.
+    /// Bytes of ext4 for each inode beyond those in use.
     pub bytes_per_inode: u64,
     /// What a layer may ask of this machine.
     pub limits: Limits,
@@ -70,6 +104,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Options {
+            format: Format::Ext4,
             size: SizeChoice::Fit,
             label: String::new(),
             uuid: *b"banger\x00\x00\x40\x00\x80\x00ext4",
@@ -192,7 +227,7 @@ impl Attributes {
     }
 }
 
-/// Writes the merged `layers`, topmost first, to `image` as an ext4 file system.
+/// Writes the merged `layers`, topmost first, to `image` as a file system.
 ///
 /// `image` is empty and open for reading and writing; it is neither synced nor, on error, cleaned.
 ///
@@ -204,17 +239,52 @@ pub fn build<'a>(
     options: &Options,
     progress: &dyn Fn(Progress),
 ) -> Result<Summary, Error> {
-    ext4::check(options, image)?;
-    let data = Data::new(image, ext4::usable);
-    let mut merge = Merge::new(data, &options.limits, options.time, progress);
-    for layer in layers {
-        let stream = (layer.open)().map_err(|source| Error::Read {
-            layer: layer.name.clone(),
-            source,
-        })?;
-        merge.layer(&layer.name, stream)?;
+    let mut merge = begin(image, options, progress)?;
+    for mut layer in layers {
+        merge.layer(&mut layer)?;
     }
-    ext4::finish(merge, options)
+    finish(merge, options)
+}
+
+fn begin<'a, 'f>(
+    image: &'f File,
+    options: &'a Options,
+    progress: &'a dyn Fn(Progress),
+) -> Result<Merge<'a, 'f>, Error> {
+    check(options, image)?;
+    let data = match options.format {
+        Format::Ext4 => Data::new(image, ext4::usable),
+        Format::Erofs(compression) => erofs::data(image, compression),
+    };
+    Ok(Merge::new(data, &options.limits, options.time, progress))
+}
+
+fn finish(merge: Merge<'_, '_>, options: &Options) -> Result<Summary, Error> {
+    match options.format {
+        Format::Ext4 => ext4::finish(merge, options),
+        Format::Erofs(_) => erofs::finish(merge, options),
+    }
+}
+
+/// Refuses options that no file system has a form for, and a file whose old content would show in
+/// holes.
+fn check(options: &Options, image: &File) -> Result<(), Error> {
+    if image.metadata().map_err(Error::Write)?.len() > 0 {
+        return Err(Error::NotEmpty);
+    }
+    if options.label.len() > 16 {
+        return Err(Error::Option {
+            option: "label",
+            reason: "longer than 16 bytes",
+        });
+    }
+    if options.uuid == [0; 16] {
+        return Err(Error::Option {
+            option: "uuid",
+            reason: "all zeros",
+        });
+    }
+    Ok(())
 }
 
 /// Makes an empty ext4 file system of `size` bytes, rounded down to 4,096, in the empty `image`.
@@ -224,6 +294,7 @@ pub fn build<'a>(
 /// [`Error::TooSmall`] below about 300 KiB; [`Error::NotEmpty`]; [`Error::Write`].
 pub fn format_empty(image: &File, size: u64, options: &Options) -> Result<Summary, Error> {
     let options = Options {
+        format: Format::Ext4,
         size: SizeChoice::Exactly(size),
         ..options.clone()
     };

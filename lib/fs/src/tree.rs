@@ -69,6 +69,8 @@ pub(crate) enum Content {
         minor: u32,
     },
     Fifo,
+    /// A file whose content was skipped, because layers above hide all its names.
+    Unread,
     /// A hardlink whose target is in a layer not read yet.
     Pending,
     /// A hardlink whose target was found.

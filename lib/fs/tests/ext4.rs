@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::process::Command;
 
-use common::{Mounted, Tar, built, debugfs, fsck, image, run, skip_mount, try_build};
+use common::{Mounted, Tar, acl, built, debugfs, fsck, image, run, skip_mount, try_build, xattr};
 use lib_fs::{
     Attributes, Builder, Error, Fault, Layer, Limits, Options, SizeChoice, Time, build,
     format_empty,
@@ -137,78 +137,14 @@ fn an_empty_file_system_can_be_written() {
     assert_eq!(fs::metadata(mounted.at("big")).unwrap().len(), 200 << 20);
 }
 
-/// Names, targets and sizes at their limits.
-fn everything() -> Vec<u8> {
-    let mut tar = Tar::new().dir_mode("./", 0o751);
-    tar = tar
-        .dir_mode("d", 0o1777)
-        .file("d/small", b"small")
-        .file("d/empty", b"");
-    tar = tar
-        .file("d/block", &[b'b'; 4096])
-        .file("d/more", &[b'm'; 4097]);
-    tar = tar.file(
-        "d/big",
-        &(0..3_000_000u32)
-            .map(|i| (i % 251) as u8)
-            .collect::<Vec<_>>(),
-    );
-    tar = tar.link("hard", "d/small").link("d/hard2", "hard");
-    tar = tar
-        .symlink("fast", b"d/small")
-        .symlink("fast59", &[b'x'; 59]);
-    tar = tar
-        .symlink("slow60", &[b'y'; 60])
-        .symlink("slow4095", &[b'z'; 4095]);
-    tar = tar.entry(b'6', b"fifo", |header| header.mode(0o600), b"");
-    tar = tar.entry(b'3', b"char", |header| header.device(5, 1), b"");
-    tar = tar.entry(b'4', b"block", |header| header.device(259, 70000), b"");
-    tar = tar.entry(b'0', b"\xff\xfe\x80", |header| header.mode(0o4755), b"");
-    tar = tar.file(&"n".repeat(255), b"");
-    let own = |header: &mut common::tar::Header| {
-        header.base256(108, 8, 4_000_000_000);
-        header.octal(116, 8, 65534);
-    };
-    tar = tar.entry(b'0', b"owned", own, b"");
-    tar.pax("uid", b"100000")
-        .pax("gid", b"3000000000")
-        .file("pax-owned", b"")
-        .end()
-}
-
 #[test]
 fn the_kernel_reads_what_was_written() {
-    let (image, _) = built(&[everything()], &options());
+    let (image, _) = built(&[common::everything()], &options());
     if skip_mount() {
         return;
     }
     let mounted = Mounted::new(image.path(), "ro");
-    let mut expected = vec![
-        " dir 751 0:0 x4 ".to_owned(),
-        "d dir 1777 0:0 x2 ".into(),
-        "d/small file 644 0:0 x3 \"small\"".into(),
-        "d/hard2 file 644 0:0 x3 \"small\"".into(),
-        "hard file 644 0:0 x3 \"small\"".into(),
-        "d/empty file 644 0:0 x1 \"\"".into(),
-        "d/block file 644 0:0 x1 4096 bytes".into(),
-        "d/more file 644 0:0 x1 4097 bytes".into(),
-        "d/big file 644 0:0 x1 3000000 bytes".into(),
-        "fast link 777 0:0 x1 d/small".into(),
-        format!("fast59 link 777 0:0 x1 {}", "x".repeat(59)),
-        format!("slow60 link 777 0:0 x1 {}", "y".repeat(60)),
-        format!("slow4095 link 777 0:0 x1 {}", "z".repeat(4095)),
-        "fifo fifo 600 0:0 x1 ".into(),
-        "char char 644 0:0 x1 5:1".into(),
-        "block block 644 0:0 x1 259:70000".into(),
-        format!(
-            "{} file 4755 0:0 x1 \"\"",
-            String::from_utf8_lossy(b"\xff\xfe\x80")
-        ),
-        format!("{} file 644 0:0 x1 \"\"", "n".repeat(255)),
-        "owned file 644 4000000000:65534 x1 \"\"".into(),
-        "pax-owned file 644 100000:3000000000 x1 \"\"".into(),
-    ];
-    expected.sort();
+    let expected = common::everything_listed();
     assert_eq!(mounted.listing(), expected);
     let inode = |path: &str| fs::metadata(mounted.at(path)).unwrap().ino();
     assert_eq!(inode("hard"), inode("d/small"));
@@ -258,16 +194,6 @@ fn times() {
     assert_eq!(fs::metadata(mounted.at("old")).unwrap().mtime(), -86_400);
 }
 
-fn acl(entries: &[(u16, u16, u32)]) -> Vec<u8> {
-    let mut value = 2u32.to_le_bytes().to_vec();
-    for (tag, permissions, id) in entries {
-        value.extend_from_slice(&tag.to_le_bytes());
-        value.extend_from_slice(&permissions.to_le_bytes());
-        value.extend_from_slice(&id.to_le_bytes());
-    }
-    value
-}
-
 #[test]
 fn extended_attributes() {
     const NONE: u32 = u32::MAX;
@@ -291,13 +217,16 @@ fn extended_attributes() {
     };
     let large = vec![b'L'; 3900];
     let many: Vec<(String, Vec<u8>)> = (0..40)
-        .map(|i| (format!("user.{}", "k".repeat(i + 1)), vec![b'v'; i]))
+        .map(|i| (format!("user.{}", "k".repeat(i + 1)), vec![b'v'; i + 1]))
         .collect();
     let many: Vec<(&str, &[u8])> = many.iter().map(|(n, v)| (n.as_str(), &v[..])).collect();
     type Values<'a> = Vec<(&'a str, &'a [u8])>;
     let mut cases: Vec<(String, Values<'_>)> = vec![
         ("cap".into(), vec![("security.capability", &capability)]),
-        ("small".into(), vec![("user.a", b""), ("user.b", b"\0\n=")]),
+        (
+            "small".into(),
+            vec![("user.a", b"\0"), ("user.b", b"\0\n=")],
+        ),
         (
             "large".into(),
             vec![("user.large", &large), ("trusted.t", b"t")],
@@ -351,20 +280,6 @@ fn extended_attributes() {
             other => panic!("{other:?}"),
         }
     }
-}
-
-/// getfattr(1), as values in hexadecimal.
-fn xattr(path: &std::path::Path, name: &str) -> Option<Vec<u8>> {
-    let output = Command::new("getfattr")
-        .args(["--absolute-names", "-e", "hex", "-n", name])
-        .arg(path)
-        .output()
-        .expect("getfattr is needed");
-    let text = String::from_utf8(output.stdout).unwrap();
-    let value = text.lines().find_map(|line| line.strip_prefix(name))?;
-    let hex = value.strip_prefix("=0x").unwrap_or("");
-    let byte = |i: usize| u8::from_str_radix(&hex[i..i + 2], 16).unwrap();
-    Some((0..hex.len()).step_by(2).map(byte).collect())
 }
 
 #[test]
@@ -578,7 +493,7 @@ fn the_same_twice() {
         .file("gone", &big)
         .file("kept", &big[..70_000])
         .end();
-    let layers = [upper, everything(), lower];
+    let layers = [upper, common::everything(), lower];
     let sum = || {
         let (image, _) = built(&layers, &options());
         Sha256::digest(fs::read(image.path()).unwrap())

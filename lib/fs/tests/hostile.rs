@@ -143,6 +143,7 @@ fn layers_open_one_after_the_other_and_may_fail_to() {
         Layer {
             name: "second".into(),
             open: Box::new(|| Err(io::Error::other("gone"))),
+            again: false,
         },
     ];
     let error = build(layers, image().as_file(), &Options::default(), &|_| {}).unwrap_err();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use banger_failpoint::point;
 use lib_fs::Layer;
-use lib_model::{ByteSize, Digest, Progress, Step};
+use lib_model::{ByteSize, Digest, Filesystem, Progress, Step};
 use lib_store::{NewImage, Staged};
 use sha2::{Digest as _, Sha256};
 
@@ -43,6 +43,7 @@ pub(crate) type OpenBlob<'a> = dyn Fn(&Descriptor) -> io::Result<Box<dyn Read>> 
 pub(crate) struct How<'a> {
     pub(crate) limits: &'a Limits,
     pub(crate) size: Size,
+    pub(crate) filesystem: Filesystem,
 }
 
 /// Writes `rootfs.img` and `config.json` into `staged` and syncs them.
@@ -88,7 +89,7 @@ pub(crate) fn build(
         digest: plan.manifest.digest.clone(),
         source: plan.source.clone(),
         architecture: plan.config.platform.architecture.clone(),
-        filesystem: "ext4".to_owned(),
+        filesystem: how.filesystem.as_str().to_owned(),
         size: ByteSize(summary.image_bytes),
         used: ByteSize(summary.used_bytes),
         config: plan.config.run.clone(),
@@ -109,7 +110,7 @@ fn layer<'a>(
     step: &'a dyn Step,
     (unpacked, limits): (&Arc<Unpacked>, &'a Limits),
 ) -> Layer<'a> {
-    let unpacked = unpacked.clone();
+    let mut unpacked = Some(unpacked.clone());
     Layer {
         name: blob.digest.short().to_owned(),
         open: Box::new(move || {
@@ -118,10 +119,12 @@ fn layer<'a>(
                 step,
             };
             let what = format!("layer {}", blob.digest.short());
-            let tar = unpack(raw, &what, unpacked, limits)?;
+            // What is read a second time has been counted the first time.
+            let tar = unpack(raw, &what, unpacked.take().unwrap_or_default(), limits)?;
             let (layer, expected) = (blob.digest.clone(), diff_id.clone());
             Ok(Box::new(DiffIdReader::new(tar, layer, expected)))
         }),
+        again: true,
     }
 }
 
@@ -154,6 +157,10 @@ fn options(digest: &Digest, how: How<'_>) -> lib_fs::Options {
     uuid[6] = uuid[6] & 0x0f | 0x80;
     uuid[8] = uuid[8] & 0x3f | 0x80;
     lib_fs::Options {
+        format: match how.filesystem {
+            Filesystem::Ext4 => lib_fs::Format::Ext4,
+            Filesystem::Erofs => lib_fs::Format::Erofs(lib_fs::Compression::Lz4),
+        },
         size: how.size.choice(),
         uuid,
         hash_seed,

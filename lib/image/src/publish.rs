@@ -1,24 +1,27 @@
 //! The end of every pull and import, and deletion: what happens under the images lock.
 
-use lib_model::{ImageRecord, Reference};
+use lib_model::{Filesystem, ImageRecord, Reference};
 use lib_store::{Locks, NewImage, Staged, Store, StoreError};
 
 use crate::blobs::Blobs;
 use crate::manifest::Descriptor;
 use crate::{Error, Size};
 
-/// What makes two images the same: the content, and the size when one was asked for.
+/// What makes two images the same: the content, the file system, and the size when one was asked
+/// for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted<'a> {
     pub(crate) manifest: &'a Descriptor,
     pub(crate) size: Size,
+    pub(crate) filesystem: Filesystem,
 }
 
-/// An image with this manifest and size that is complete in the store.
+/// An image with this manifest, file system and size that is complete in the store.
 pub(crate) fn existing(store: &Store, wanted: Wanted<'_>) -> Result<Option<ImageRecord>, Error> {
     let digest = &wanted.manifest.digest;
     let usable = |image: &ImageRecord| {
-        wanted.size.fits(&store.context().image(&image.id))
+        image.filesystem == wanted.filesystem.as_str()
+            && wanted.size.fits(&store.context().image(&image.id))
             && store.context().image_disk(&image.id).is_file()
     };
     match store.image_by_digest(digest)? {

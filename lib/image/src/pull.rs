@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 
-use lib_model::{Digest, ImageRecord, Progress, Reference};
+use lib_model::{Digest, Filesystem, ImageRecord, Progress, Reference};
 use lib_store::{Context, Locks, NewImage, Staged, Store};
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Runtime;
@@ -38,6 +38,8 @@ pub struct PullRequest {
     pub limits: Limits,
     /// Size of the file system.
     pub size: Size,
+    /// What the image is made as.
+    pub filesystem: Filesystem,
     /// No network: only what is here.
     pub offline: bool,
     /// Compares or remembers what the reference means.
@@ -55,6 +57,7 @@ impl PullRequest {
             registry: RegistryOptions::default(),
             limits: Limits::default(),
             size: Size::default(),
+            filesystem: Filesystem::default(),
             offline: false,
             lock_file: None,
             check_space: true,
@@ -104,6 +107,7 @@ pub fn pull(
     let wanted = Wanted {
         manifest: &found.descriptor,
         size: request.size,
+        filesystem: request.filesystem,
     };
     if let Some(image) = name_existing(store, locks, wanted, Some(&name))? {
         return Ok(image);
@@ -130,6 +134,7 @@ pub fn pull(
     let wanted = Wanted {
         manifest: &plan.manifest,
         size: request.size,
+        filesystem: request.filesystem,
     };
     publish(store, locks, staged, &new, wanted, Some(&name))
 }
@@ -143,6 +148,7 @@ fn at_once(store: &Store, request: &PullRequest, name: &str) -> Result<Option<Im
     }
     let image = store.image(name)?;
     let usable = image.architecture == request.platform.architecture
+        && image.filesystem == request.filesystem.as_str()
         && request.size.fits(&store.context().image(&image.id))
         && store.context().image_disk(&image.id).is_file();
     if !usable {
@@ -328,6 +334,7 @@ impl Pull<'_> {
         let how = How {
             limits: &self.request.limits,
             size: self.request.size,
+            filesystem: self.request.filesystem,
         };
         let (cancel, cancelled) = oneshot::channel::<()>();
         let (built, fetched) = std::thread::scope(|scope| {

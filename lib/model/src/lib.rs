@@ -2,6 +2,7 @@
 
 mod digest;
 mod failure;
+mod filesystem;
 mod id;
 mod name;
 mod nearest;
@@ -12,6 +13,7 @@ mod size;
 
 pub use digest::{Digest, DigestError};
 pub use failure::{Diagnose, Exit};
+pub use filesystem::Filesystem;
 pub use id::{IdError, ImageId, KernelId, OperationId, VmId};
 pub use name::{KernelName, NameError, VmName};
 pub use nearest::nearest;

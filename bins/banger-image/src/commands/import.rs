@@ -6,14 +6,14 @@ use std::path::Path;
 use lib_cli::{Failure, Session};
 use lib_config::{Config, Environment};
 use lib_image::{ImportRequest, Input};
-use lib_model::OciConfig;
+use lib_model::{Filesystem, OciConfig};
 
 use crate::cli::{ImportArgs, Words};
 
 /// Imports one image and prints its record.
 pub(crate) fn run(session: &mut Session, args: &ImportArgs) -> Result<(), Failure> {
     let config = Config::load(&Environment::process())?;
-    let request = request(args, &config);
+    let request = request(args, &config, session.filesystem);
     let input = if args.file == Path::new("-") {
         if std::io::stdin().is_terminal() {
             return Err(
@@ -48,7 +48,7 @@ pub(crate) fn run(session: &mut Session, args: &ImportArgs) -> Result<(), Failur
     session.output.emit(record)
 }
 
-fn request(args: &ImportArgs, config: &Config) -> ImportRequest {
+fn request(args: &ImportArgs, config: &Config, filesystem: Filesystem) -> ImportRequest {
     let words = |words: &Option<Words>| words.clone().map(|words| words.0).unwrap_or_default();
     ImportRequest {
         name: args.name.clone(),
@@ -63,5 +63,6 @@ fn request(args: &ImportArgs, config: &Config) -> ImportRequest {
         },
         limits: args.limits.over(&config.limits),
         size: args.size.choice(),
+        filesystem,
     }
 }

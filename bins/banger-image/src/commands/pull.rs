@@ -3,7 +3,7 @@
 use lib_cli::{Failure, Session};
 use lib_config::{Config, Environment};
 use lib_image::{LockFile, PullRequest, RegistryOptions};
-use lib_model::Reference;
+use lib_model::{Filesystem, Reference};
 
 use crate::cli::PullArgs;
 
@@ -13,7 +13,7 @@ pub(crate) fn run(session: &mut Session, args: &PullArgs) -> Result<(), Failure>
     let requests = args
         .images
         .iter()
-        .map(|image| request(args, &config, image))
+        .map(|image| request(args, &config, session.filesystem, image))
         .collect::<Result<Vec<_>, Failure>>()?;
     let _tidy = session.tidy()?;
     let mut store = session.store()?;
@@ -34,9 +34,18 @@ pub(crate) fn run(session: &mut Session, args: &PullArgs) -> Result<(), Failure>
 }
 
 /// What is to be pulled; none means the host's distribution.
-fn request(args: &PullArgs, config: &Config, image: &str) -> Result<Option<PullRequest>, Failure> {
+fn request(
+    args: &PullArgs,
+    config: &Config,
+    filesystem: Filesystem,
+    image: &str,
+) -> Result<Option<PullRequest>, Failure> {
     if image == lib_defaults::HOST {
-        return Ok(None);
+        return match filesystem {
+            Filesystem::Ext4 => Ok(None),
+            Filesystem::Erofs => Err(Failure::usage("the host's own image is made as ext4 only")
+                .hint("banger-image pull host")),
+        };
     }
     let mut registry = RegistryOptions::configured(&config.registry, std::env::var_os);
     registry.plain_http.extend_from_slice(&args.plain_http);
@@ -51,6 +60,7 @@ fn request(args: &PullArgs, config: &Config, image: &str) -> Result<Option<PullR
         registry,
         limits: args.limits.over(&config.limits),
         size: args.size.choice(),
+        filesystem,
         offline: args.offline,
         lock_file,
         check_space: !args.no_space_check,

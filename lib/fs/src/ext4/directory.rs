@@ -1,9 +1,10 @@
 //! Directory blocks: one linear block, or a hash tree. Kernel documentation, ext4: "Directory
 //! Entries".
 
-use super::hash::{checksum, half_md4};
-use super::put::{put16, put32};
+use super::hash::half_md4;
+use crate::checksum::crc32c as checksum;
 use crate::data::BLOCK;
+use crate::put::{put16, put32};
 
 /// Bytes of the checksum entry at the end of a block of entries.
 const TAIL: usize = 12;

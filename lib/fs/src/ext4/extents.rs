@@ -2,9 +2,9 @@
 
 use std::io;
 
-use super::hash::checksum;
-use super::put::{put16, put32};
+use crate::checksum::crc32c as checksum;
 use crate::data::{BLOCK, Data, Extent};
+use crate::put::{put16, put32};
 
 const MAGIC: u16 = 0xf30a;
 const HEADER: usize = 12;

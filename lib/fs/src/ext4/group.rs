@@ -4,13 +4,13 @@
 use std::io;
 use std::ops::Range;
 
-use super::hash::checksum;
 use super::layout::{
     BLOCKS_PER_GROUP, DESCRIPTOR, META_GROUP, Plan, has_descriptors, has_super, head,
 };
-use super::put::{put16, put16_split, put32_split};
 use super::superblock;
+use crate::checksum::crc32c as checksum;
 use crate::data::{BLOCK, Data};
+use crate::put::{put16, put16_split, put32_split};
 
 const INODE_UNINIT: u16 = 1;
 const BLOCK_UNINIT: u16 = 2;

@@ -1,10 +1,5 @@
-//! Directory hash: half MD4 over names as unsigned bytes, and the checksum all metadata has.
-//! Kernel documentation, ext4: "Hash Tree Directories", "Checksums".
-
-/// CRC-32C without final inversion, as ext4 chains it.
-pub(super) fn checksum(seed: u32, bytes: &[u8]) -> u32 {
-    !crc32c::crc32c_append(!seed, bytes)
-}
+//! Directory hash: half MD4 over names as unsigned bytes. Kernel documentation, ext4: "Hash Tree
+//! Directories".
 
 /// The hash of a name under the file system's seed. The lowest bit is always clear.
 pub(super) fn half_md4(name: &[u8], seed: &[u32; 4]) -> u32 {

@@ -1,10 +1,10 @@
 //! Inode records of 256 bytes. Kernel documentation, ext4: "Index Nodes".
 
 use super::extents::Root;
-use super::hash::checksum;
 use super::layout::INODE_SIZE;
-use super::put::{put16, put16_split, put32};
 use super::xattrs::IN_INODE_AT;
+use crate::checksum::crc32c as checksum;
+use crate::put::{put16, put16_split, put32};
 use crate::tree::Text;
 
 /// Bytes of fields beyond the first 128.

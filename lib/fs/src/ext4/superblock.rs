@@ -1,9 +1,9 @@
 //! The superblock. Kernel documentation, ext4: "Super Block".
 
-use super::hash::checksum;
 use super::layout::{BLOCKS_PER_GROUP, DESCRIPTOR, INODE_SIZE, Plan};
-use super::put::{put16, put32, put32_split};
 use crate::Options;
+use crate::checksum::crc32c as checksum;
+use crate::put::{put16, put32, put32_split};
 
 pub(super) const SIZE: usize = 1024;
 pub(super) const FIRST_INODE: u32 = 11;

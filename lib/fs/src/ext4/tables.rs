@@ -127,7 +127,10 @@ impl Writer<'_> {
                 None => Blocks::Target(text),
             },
             Content::Device { major, minor } => Blocks::Device { major, minor },
-            Content::Fifo | Content::Pending | Content::Alias(_) => Blocks::Nothing,
+            Content::Fifo => Blocks::Nothing,
+            Content::Unread | Content::Pending | Content::Alias(_) => {
+                unreachable!("a merged tree has nothing that is hidden or not resolved")
+            }
         };
         let target = match what {
             Blocks::Target(text) => self.tree.text(text),

@@ -1,11 +1,12 @@
 //! Extended attributes in the inode and in a block of their own. Kernel documentation, ext4:
 //! "Extended Attributes".
 
-use super::hash::checksum;
 use super::layout::INODE_SIZE;
-use super::put::{put16, put32};
+use crate::acl;
+use crate::checksum::crc32c as checksum;
 use crate::data::BLOCK;
 use crate::error::Fault;
+use crate::put::{put16, put32};
 
 const MAGIC: u32 = 0xea02_0000;
 /// Where attributes begin in an inode with 32 bytes of extra fields.
@@ -176,44 +177,27 @@ fn translate(name: &[u8], value: &[u8]) -> Result<Translated, Fault> {
         }
     }
     let index = match name {
-        b"system.posix_acl_access" => ACL_ACCESS,
-        b"system.posix_acl_default" => ACL_DEFAULT,
+        acl::ACCESS => ACL_ACCESS,
+        acl::DEFAULT => ACL_DEFAULT,
         _ => return Ok(Translated::Unknown),
     };
-    Ok(match acl(value)? {
-        value if value.len() <= 4 => Translated::Nothing,
-        value if index == ACL_ACCESS && value.len() == 4 + 3 * 4 => Translated::Nothing,
-        value => Translated::Attribute(Attribute {
-            index,
-            len: 0,
-            name: Vec::new(),
-            value,
-        }),
-    })
-}
-
-/// acl(5) as getxattr(2) returns it (version 2, eight bytes an entry) to ext4's form (version 1,
-/// no id where none is meant).
-fn acl(value: &[u8]) -> Result<Vec<u8>, Fault> {
-    const USER: u16 = 0x02;
-    const GROUP: u16 = 0x08;
-    let Some((version, entries)) = value.split_at_checked(4) else {
-        return Err(Fault::Acl);
-    };
-    if version != 2u32.to_le_bytes() || entries.len() % 8 != 0 || value.len() > BLOCK {
-        return Err(Fault::Acl);
+    let entries = acl::parse(value)?;
+    if !acl::says_something(name, &entries) {
+        return Ok(Translated::Nothing);
     }
-    let mut stored = 1u32.to_le_bytes().to_vec();
-    for entry in entries.chunks_exact(8) {
-        let permissions = u16::from_le_bytes([entry[2], entry[3]]);
-        if permissions > 7 {
-            return Err(Fault::Acl);
-        }
-        match u16::from_le_bytes([entry[0], entry[1]]) {
-            USER | GROUP => stored.extend_from_slice(entry),
-            0x01 | 0x04 | 0x10 | 0x20 => stored.extend_from_slice(&entry[..4]),
-            _ => return Err(Fault::Acl),
-        }
+    // Version 1, and no id where none is meant.
+    let mut value = 1u32.to_le_bytes().to_vec();
+    for entry in &entries {
+        value.extend_from_slice(if entry.has_id {
+            entry.raw
+        } else {
+            &entry.raw[..4]
+        });
     }
-    Ok(stored)
+    Ok(Translated::Attribute(Attribute {
+        index,
+        len: 0,
+        name: Vec::new(),
+        value,
+    }))
 }

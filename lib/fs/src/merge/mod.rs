@@ -12,6 +12,7 @@
 //!   lower layer describes the directory;
 //! * whiteouts create no directories, and names that begin with `.wh..wh.` (aufs) are ignored.
 
+mod hidden;
 mod path;
 mod place;
 mod stack;
@@ -25,7 +26,8 @@ use crate::data::{Data, StreamError};
 use crate::error::{Error, Fault, lossy};
 use crate::tar::{Archive, Entry, Kind, TarError};
 use crate::tree::{self, Extents, Full, InodeId, NodeId, Tree};
-use crate::{Attributes, Limits, Progress, Time};
+use crate::{Attributes, Layer, Limits, Progress, Time};
+use hidden::Skipped;
 use path::Paths;
 pub(crate) use path::clean;
 pub(crate) use place::{New, Refused};
@@ -66,6 +68,8 @@ pub(crate) struct View {
     root: NodeId,
     paths: Paths,
     pending: Vec<Pending>,
+    /// Files whose content was skipped; `None` when it must not be.
+    skipped: Option<Skipped>,
 }
 
 impl From<Full> for Error {
@@ -100,13 +104,19 @@ impl<'a, 'f> Merge<'a, 'f> {
     }
 
     /// Reads one layer to the end of its stream and puts it below those before it.
-    pub(crate) fn layer(&mut self, name: &str, stream: impl Read) -> Result<(), Error> {
-        let mut view = self.view(name)?;
-        let mut archive = Archive::new(stream);
+    pub(crate) fn layer(&mut self, layer: &mut Layer<'_>) -> Result<(), Error> {
+        let mut view = self.view(&layer.name)?;
+        if layer.again && self.root.is_some() {
+            view.skipped = Some(Skipped::new(&self.pending, self.entries));
+        }
+        let mut archive = open(layer)?;
         while let Some(mut entry) = archive.next().map_err(|e| tar_error(&view.name, e))? {
             self.entry(&mut view, &mut entry, &mut archive)?;
         }
         archive.drain().map_err(|e| tar_error(&view.name, e))?;
+        if view.skipped.as_ref().is_some_and(Skipped::has_wanted) {
+            self.read_wanted(&mut view, open(layer)?)?;
+        }
         self.close(view)
     }
 
@@ -117,6 +127,7 @@ impl<'a, 'f> Merge<'a, 'f> {
             root,
             paths: Paths::new(root),
             pending: Vec::new(),
+            skipped: None,
         })
     }
 
@@ -189,18 +200,16 @@ impl<'a, 'f> Merge<'a, 'f> {
                 .hardlink(view, &path, &target)
                 .map_err(|e| e.at(&layer, &original));
         }
-        let attributes = Attributes {
-            mode: entry.mode as u16,
-            uid: u32::try_from(entry.uid).map_err(|_| failed(Fault::Owner))?,
-            gid: u32::try_from(entry.gid).map_err(|_| failed(Fault::Owner))?,
-            mtime: Time {
-                seconds: entry.seconds,
-                nanos: entry.nanos,
-            },
-            xattrs: std::mem::take(&mut entry.xattrs),
-        };
+        let attributes = attributes(entry).map_err(failed)?;
         let content = match entry.kind {
-            Kind::File => New::File(self.stream(view, &original, entry, archive)?),
+            Kind::File => {
+                let hidden = self.is_hidden(view, &path);
+                if hidden.map_err(|e| e.at(&layer, &original))? {
+                    New::Unread(entry.size)
+                } else {
+                    New::File(self.stream(view, &original, entry, &attributes, archive)?)
+                }
+            }
             Kind::Symlink => New::Symlink(&entry.link),
             Kind::Directory => New::Directory,
             Kind::Fifo => New::Fifo,
@@ -212,8 +221,14 @@ impl<'a, 'f> Merge<'a, 'f> {
             Kind::Hardlink => return Ok(()),
             Kind::Other(flag) => return Err(failed(Fault::Type(char::from(flag)))),
         };
-        self.place(view, &path, &attributes, content)
-            .map_err(|e| e.at(&layer, &original))
+        let unread = matches!(content, New::Unread(_));
+        let inode = self
+            .place(view, &path, &attributes, content)
+            .map_err(|e| e.at(&layer, &original))?;
+        if let (true, Some(skipped)) = (unread, &mut view.skipped) {
+            skipped.add(self.entries, inode);
+        }
+        Ok(())
     }
 
     /// Writes the content of a file.
@@ -222,6 +237,7 @@ impl<'a, 'f> Merge<'a, 'f> {
         view: &View,
         path: &[u8],
         entry: &Entry,
+        attributes: &Attributes,
         archive: &mut Archive<R>,
     ) -> Result<(u64, Extents), Error> {
         let failed = |error| match error {
@@ -233,7 +249,7 @@ impl<'a, 'f> Merge<'a, 'f> {
         let pieces = entry.sparse.as_deref().unwrap_or(&whole);
         let stored = pieces.iter().map(|&(_, len)| len).sum();
         self.take_content(stored)?;
-        let mut writer = self.data.begin(stored);
+        let mut writer = self.data.begin(stored, entry.size, attributes);
         for &(offset, len) in pieces {
             writer.seek(offset).map_err(failed)?;
             writer
@@ -311,6 +327,30 @@ impl<'a, 'f> Merge<'a, 'f> {
             self.data.release(extents);
         }
     }
+}
+
+fn open<'a>(layer: &mut Layer<'a>) -> Result<Archive<Box<dyn Read + 'a>>, Error> {
+    match (layer.open)() {
+        Ok(stream) => Ok(Archive::new(stream)),
+        Err(source) => Err(Error::Read {
+            layer: layer.name.clone(),
+            source,
+        }),
+    }
+}
+
+/// What an entry says of a file.
+fn attributes(entry: &mut Entry) -> Result<Attributes, Fault> {
+    Ok(Attributes {
+        mode: entry.mode as u16,
+        uid: u32::try_from(entry.uid).map_err(|_| Fault::Owner)?,
+        gid: u32::try_from(entry.gid).map_err(|_| Fault::Owner)?,
+        mtime: Time {
+            seconds: entry.seconds,
+            nanos: entry.nanos,
+        },
+        xattrs: std::mem::take(&mut entry.xattrs),
+    })
 }
 
 impl Pending {

@@ -10,10 +10,16 @@ use path::Found;
 /// What [`Merge::place`] puts into the tree.
 pub(crate) enum New<'a> {
     File((u64, Extents)),
+    /// A file of so many bytes, whose content was skipped.
+    Unread(u64),
     Directory,
     Symlink(&'a [u8]),
     Fifo,
-    Device { block: bool, major: u32, minor: u32 },
+    Device {
+        block: bool,
+        major: u32,
+        minor: u32,
+    },
 }
 
 /// A fault that does not know its entry yet, or an error that needs none.
@@ -52,9 +58,10 @@ impl Merge<'_, '_> {
         path: &[u8],
         attributes: &Attributes,
         content: New<'_>,
-    ) -> Result<(), Refused> {
+    ) -> Result<InodeId, Refused> {
         let (content, kind, size) = match content {
             New::File((size, extents)) => (Content::File(extents), tree::S_IFREG, size),
+            New::Unread(size) => (Content::Unread, tree::S_IFREG, size),
             New::Directory => (Content::Directory(Extents::default()), tree::S_IFDIR, 0),
             New::Fifo => (Content::Fifo, tree::S_IFIFO, 0),
             New::Device {
@@ -107,7 +114,8 @@ impl Merge<'_, '_> {
             refs: 0,
             mode: kind | mode & 0o7777,
         })?;
-        self.put(view, path, inode)
+        self.put(view, path, inode)?;
+        Ok(inode)
     }
 
     /// A second name for a file of this layer or one below.
@@ -124,7 +132,16 @@ impl Merge<'_, '_> {
             Found::Node(node) if self.tree.is_directory(node) => {
                 return Err(Fault::LinkToDirectory(lossy(target)).into());
             }
-            Found::Node(node) => self.tree.inode_of(node),
+            Found::Node(node) => {
+                let inode = self.tree.inode_of(node);
+                if matches!(self.tree.inode(inode).content, Content::Unread)
+                    && !self.is_hidden(view, path)?
+                    && let Some(skipped) = &mut view.skipped
+                {
+                    skipped.want(inode);
+                }
+                inode
+            }
             Found::Below(target) => {
                 let inode = self.inode(Content::Pending, 0)?;
                 let (layer, entry) = (view.name.clone(), path.to_vec());
@@ -175,7 +192,7 @@ impl Merge<'_, '_> {
         Ok(())
     }
 
-    fn make_parent(&mut self, view: &mut View, path: &[u8]) -> Result<NodeId, Refused> {
+    pub(super) fn make_parent(&mut self, view: &mut View, path: &[u8]) -> Result<NodeId, Refused> {
         if let Some(node) = view.paths.known(path) {
             return Ok(node);
         }

@@ -11,7 +11,7 @@ use proptest::test_runner::TestCaseResult;
 use super::Merge;
 use crate::data::{BLOCK, Data};
 use crate::tree::{Content, InodeId, NodeId, Tree};
-use crate::{Error, Fault, Limits};
+use crate::{Error, Fault, Layer, Limits};
 
 #[path = "../../tests/common/tar.rs"]
 mod tar;
@@ -20,14 +20,33 @@ use tar::Tar;
 type Listing = BTreeMap<String, String>;
 
 /// Merges layers, topmost first, and lists the tree: directories as their mode, files as their
-/// content, links as `-> target`; names of one inode are followed by its first name.
+/// content, links as `-> target`; names of one inode are followed by its first name. Whether hidden
+/// files are skipped makes no difference.
 fn list(layers: &[Vec<u8>]) -> Result<Listing, Error> {
+    let plain = list_once(layers, false);
+    let skipping = list_once(layers, true);
+    match (&plain, &skipping) {
+        (Ok(plain), Ok(skipping)) => assert_eq!(plain, skipping),
+        (plain, skipping) => assert_eq!(plain.is_err(), skipping.is_err()),
+    }
+    plain
+}
+
+fn layer<'a>(name: &str, bytes: &'a [u8], again: bool) -> Layer<'a> {
+    Layer {
+        name: name.to_owned(),
+        open: Box::new(move || Ok(Box::new(bytes))),
+        again,
+    }
+}
+
+fn list_once(layers: &[Vec<u8>], again: bool) -> Result<Listing, Error> {
     let file = tempfile::tempfile().unwrap();
     let limits = Limits::default();
     let data = Data::new(&file, |block| block..u64::MAX);
     let mut merge = Merge::new(data, &limits, 0, &|_| {});
-    for (i, layer) in layers.iter().enumerate() {
-        merge.layer(&format!("layer{i}"), &layer[..])?;
+    for (i, bytes) in layers.iter().enumerate() {
+        merge.layer(&mut self::layer(&format!("layer{i}"), bytes, again))?;
     }
     let root = merge.finish()?;
     merge.data.flush().unwrap();
@@ -440,10 +459,9 @@ fn hidden_data_is_given_back() {
         .file("b", &big)
         .file("b", b"small")
         .end();
-    merge.layer("upper", &upper[..]).unwrap();
-    merge
-        .layer("lower", &new().file("a", &big).file("c", b"c").end()[..])
-        .unwrap();
+    merge.layer(&mut layer("upper", &upper, false)).unwrap();
+    let lower = new().file("a", &big).file("c", b"c").end();
+    merge.layer(&mut layer("lower", &lower, false)).unwrap();
     merge.finish().unwrap();
     merge.data.punch().unwrap();
     let free: u64 = merge.data.free_runs().map(|run| run.end - run.start).sum();

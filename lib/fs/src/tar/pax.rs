@@ -48,11 +48,15 @@ impl Pax {
     }
 
     fn record(&mut self, key: &[u8], value: &[u8]) -> Result<(), Fault> {
+        // An empty value takes an override back (POSIX.1-2017, pax), also an attribute: it cannot be
+        // empty.
         if let Some(name) = key.strip_prefix(XATTR) {
-            self.xattrs.push((name.to_vec(), value.to_vec()));
+            self.xattrs.retain(|(other, _)| other != name);
+            if !value.is_empty() {
+                self.xattrs.push((name.to_vec(), value.to_vec()));
+            }
             return Ok(());
         }
-        // An empty value takes an override back.
         let text = (!value.is_empty()).then(|| value.to_vec());
         let number = || match value {
             [] => Ok(None),
@@ -193,5 +197,7 @@ mod tests {
             .unwrap();
         assert_eq!(pax.xattrs, [(b"user.a".to_vec(), b"\0\n".to_vec())]);
         assert_eq!(pax.size, Some(1234));
+        pax.parse(b"24 SCHILY.xattr.user.a=\n").unwrap();
+        assert_eq!(pax.xattrs, []);
     }
 }

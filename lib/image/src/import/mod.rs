@@ -14,7 +14,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lib_model::{Digest, ImageRecord, OciConfig, Progress, Reference};
+use lib_model::{Digest, Filesystem, ImageRecord, OciConfig, Progress, Reference};
 use lib_store::{Locks, Staged, Store};
 
 use crate::blobs::Blobs;
@@ -57,6 +57,8 @@ pub struct ImportRequest {
     pub limits: Limits,
     /// Size of the file system.
     pub size: Size,
+    /// What the image is made as.
+    pub filesystem: Filesystem,
 }
 
 /// Imports an image. The same content gives the same digest, and is not built twice.
@@ -93,6 +95,7 @@ pub fn import(
     let wanted = Wanted {
         manifest: &plan.manifest,
         size: request.size,
+        filesystem: request.filesystem,
     };
     let record = match name_existing(store, locks, wanted, first.as_deref())? {
         Some(record) => record,
@@ -104,6 +107,7 @@ pub fn import(
             let how = How {
                 limits: &request.limits,
                 size: request.size,
+                filesystem: request.filesystem,
             };
             let new = build(plan, &built, &open, how, progress)?;
             publish(store, locks, built, &new, wanted, first.as_deref())?
