@@ -57,6 +57,34 @@ pub(crate) fn target() -> Result<PathBuf> {
     Ok(PathBuf::from(target))
 }
 
+/// Builds only these executables, as users get them; returns their directory.
+pub(crate) fn programs(packages: &[&str]) -> Result<PathBuf> {
+    let mut build = cargo();
+    build.args(["build", "--locked", "--release"]);
+    for package in packages {
+        build.args(["-p", package]);
+    }
+    run(&mut build)?;
+    Ok(target()?.join(Profile::Release.directory()))
+}
+
+/// Builds an example of a library with the settings of what users get; returns the executable.
+pub(crate) fn example(package: &str, name: &str) -> Result<PathBuf> {
+    run(cargo().args([
+        "build",
+        "--locked",
+        "--release",
+        "-p",
+        package,
+        "--example",
+        name,
+    ]))?;
+    let examples = target()?
+        .join(Profile::Release.directory())
+        .join("examples");
+    Ok(examples.join(name))
+}
+
 /// Builds executables and helpers; returns the directory of the executables.
 pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
     let mut build = cargo();
