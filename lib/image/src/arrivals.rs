@@ -49,7 +49,7 @@ impl Arrivals {
     ///
     /// # Errors
     /// When the layer never arrives: the download failed, and its own error says why.
-    pub(crate) fn open(&self, digest: &Digest, blobs: &Blobs) -> io::Result<Box<dyn Read>> {
+    pub(crate) fn open(&self, digest: &Digest, blobs: &Blobs) -> io::Result<Box<dyn Read + Send>> {
         let mut state = self.state();
         while state.missing.contains(digest) {
             if state.closed {
