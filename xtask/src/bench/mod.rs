@@ -156,8 +156,11 @@ fn shown(time: Duration) -> String {
     }
 }
 
-fn mebibytes(bytes: u64) -> String {
-    format!("{} MiB", bytes >> 20)
+fn bytes(bytes: u64) -> String {
+    match bytes {
+        0..0x10_0000 => format!("{:.1} KiB", bytes as f64 / 1024.0),
+        _ => format!("{} MiB", bytes >> 20),
+    }
 }
 
 fn table(rows: &[Row]) {

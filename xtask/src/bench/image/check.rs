@@ -14,10 +14,10 @@ pub(super) struct Used {
     pub(super) bytes: u64,
 }
 
-/// The image in our store.
-pub(super) fn ours(store: &Path) -> Result<PathBuf> {
+/// The image in our store below `work`.
+pub(super) fn ours(work: &Path) -> Result<PathBuf> {
     let mut found = Vec::new();
-    for image in fs::read_dir(store.join("images"))? {
+    for image in fs::read_dir(work.join("store/images"))? {
         let disk = image?.path().join("rootfs.img");
         if disk.is_file() {
             found.push(disk);

@@ -20,7 +20,7 @@ pub(super) const MANY: &str = "many:gzip";
 const ENTRIES: usize = 500_000;
 
 /// Changes when the recipe does: an image of another recipe is made again.
-const RECIPE: &str = "1";
+const RECIPE: &str = "2";
 
 /// Packages of the layers above a minimal system, lowest first; each comes with all it depends
 /// on, as an upgrade does. Names that every release has.
@@ -232,7 +232,23 @@ impl Builder<'_> {
 /// The topmost layer: deletions of files and of whole directories, replaced and new files.
 fn changes() -> Result<Vec<u8>> {
     let file = |path: &str, content: Vec<u8>| Entry::File(path.into(), 0o644, content);
-    let mut entries = vec![
+    // Layers name the directories above what they change; some tools cannot do without.
+    let directories = [
+        "etc",
+        "srv",
+        "usr",
+        "usr/bin",
+        "usr/local",
+        "usr/local/bin",
+        "usr/share",
+        "usr/share/doc",
+        "var",
+        "var/cache",
+        "var/cache/apt",
+    ];
+    let directory = |path: &&str| Entry::Directory(format!("{path}/"), 0o755);
+    let mut entries: Vec<Entry> = directories.iter().map(directory).collect();
+    entries.extend([
         file("usr/share/.wh.locale", Vec::new()),
         file("var/cache/apt/.wh..wh..opq", Vec::new()),
         file("etc/hostname", b"development\n".to_vec()),
@@ -242,7 +258,7 @@ fn changes() -> Result<Vec<u8>> {
         file("srv/project/data", noise(16 << 20)),
         Entry::Hardlink("srv/project/again".into(), "srv/project/data".into()),
         Entry::Symlink("usr/local/bin/debugger".into(), "../../bin/gdb".into()),
-    ];
+    ]);
     for package in ["binutils", "cmake-data", "gdb", "git", "libc6", "perl"] {
         entries.push(file(&format!("usr/share/doc/.wh.{package}"), Vec::new()));
     }

@@ -13,9 +13,9 @@ use std::time::Duration;
 use banger_tests::Registry;
 
 use super::measure::{Cost, spent};
-use super::{Bench, Row, alone, compared, mebibytes, medians, middle, remove, shown};
+use super::{Bench, Row, alone, bytes, compared, medians, middle, remove, shown};
 use crate::build;
-use crate::step::{Result, captured, output, timed};
+use crate::step::{Result, captured, go_on, output, timed};
 use check::Used;
 use floor::Floor;
 use large::{Blob, Large, MANY};
@@ -23,6 +23,9 @@ use peers::{Peer, Peers};
 
 /// What peak memory may be, up to 500,000 entries.
 const PEAK: u64 = 128 << 20;
+
+/// More than a manifest has, and less than any layer.
+const DOCUMENT: u64 = 64 << 10;
 
 /// A command line on `$REF`, which leaves its result below `$WORK`.
 const OURS: &str = r#"banger-image pull --quiet "$REF""#;
@@ -102,17 +105,30 @@ impl Stage<'_> {
         let peers = peers::all();
         let mut costs = vec![(Vec::new(), Vec::new()); peers.len()];
         let mut used: Vec<Option<Used>> = vec![None; peers.len()];
+        let mut unable: Vec<Option<String>> = peers
+            .iter()
+            .map(|peer| self.peers.missing(peer).map(str::to_owned))
+            .collect();
         let mut own = None;
-        for round in 0..rounds {
-            for ((peer, (ours, theirs)), used) in peers.iter().zip(&mut costs).zip(&mut used) {
-                if self.peers.missing(peer).is_some() {
+        for _ in 0..rounds {
+            for (number, peer) in peers.iter().enumerate() {
+                if unable[number].is_some() {
                     continue;
                 }
-                ours.push(self.cold(&image, OURS)?);
+                let our = self.cold(&image, OURS)?;
                 own = Some(check::ext4(&check::ours(&self.work)?)?);
-                theirs.push(self.cold(&image, peer.script)?);
-                *used = check::peer(peer, &self.work, self.peers)?;
-                let (our, their) = (ours[round], theirs[round]);
+                let their = match self.cold(&image, peer.script) {
+                    Ok(their) => their,
+                    Err(error) => {
+                        go_on()?;
+                        println!("   {error}");
+                        unable[number] = Some(reason(&error.to_string()));
+                        continue;
+                    }
+                };
+                used[number] = check::peer(peer, &self.work, self.peers)?;
+                costs[number].0.push(our);
+                costs[number].1.push(their);
                 println!(
                     "   {:6} {:6}   {:32} {:6} {:6}   seconds: wall, CPU",
                     seconds(our.wall),
@@ -125,13 +141,14 @@ impl Stage<'_> {
         }
         remove(&self.work)?;
         let all: Vec<Cost> = costs.iter().flat_map(|(ours, _)| ours).copied().collect();
-        for ((peer, (ours, theirs)), used) in peers.iter().zip(&costs).zip(used) {
-            if let Some(why) = self.peers.missing(peer) {
+        for (number, peer) in peers.iter().enumerate() {
+            if let Some(why) = &unable[number] {
                 rows.push(unmeasured(&format!("large {variant}"), peer.name, why));
                 continue;
             }
+            let (ours, theirs) = &costs[number];
             rows.extend(pairs(&format!("large {variant}"), peer, ours, theirs));
-            if let (Some(ours), Some(theirs)) = (own, used) {
+            if let (Some(ours), Some(theirs)) = (own, used[number]) {
                 agree(peer, ours, theirs)?;
             }
         }
@@ -218,14 +235,16 @@ impl Stage<'_> {
     /// With all blobs here, and with the image here.
     fn again(&self, rounds: usize, rows: &mut Vec<Row>) -> Result<()> {
         self.cold("large:gzip", OURS)?;
-        let mut rebuilt = Vec::new();
+        let (mut rebuilt, mut sent) = (Vec::new(), 0);
         for _ in 0..rounds {
             let ids = output(&mut self.command("large:gzip", "banger-image list --format ids"))?;
             captured(&mut self.command(
                 "large:gzip",
                 &format!("banger-image delete --quiet {}", ids.trim()),
             ))?;
+            let before = self.sent()?;
             rebuilt.push(self.timed("large:gzip", OURS)?);
+            sent = sent.max(self.sent()? - before);
         }
         let mut known = Vec::new();
         for _ in 0..rounds * 5 {
@@ -236,6 +255,12 @@ impl Stage<'_> {
         let known = medians(&known).wall;
         rows.push(alone("large gzip, blobs here, wall", shown(rebuilt.wall)));
         rows.push(alone("large gzip, blobs here, CPU", shown(rebuilt.cpu)));
+        rows.push(limited(
+            "large gzip, blobs here, received",
+            sent,
+            "a manifest's limit",
+            DOCUMENT,
+        ));
         let budget = Duration::from_millis(50);
         rows.push(compared(
             "large gzip, image here",
@@ -244,6 +269,13 @@ impl Stage<'_> {
             budget,
         ));
         Ok(())
+    }
+
+    /// Bytes that the registry wrote so far: to its clients and its log.
+    fn sent(&self) -> Result<u64> {
+        let io = std::fs::read_to_string(format!("/proc/{}/io", self.registry.pid()))?;
+        let wchar = io.lines().find_map(|line| line.strip_prefix("wchar: "));
+        Ok(wchar.ok_or("/proc/PID/io has no wchar")?.parse()?)
     }
 
     /// Memory with as many entries as the budget speaks of.
@@ -282,7 +314,7 @@ impl Stage<'_> {
         shell
             .args(["-ec", script])
             .env("PATH", std::env::join_paths(paths).unwrap_or(path))
-            .env("BANGER_STORE", &self.work)
+            .env("BANGER_STORE", self.work.join("store"))
             .env("BANGER_RUNTIME_DIR", self.bench.runtime.path())
             .env("REF", format!("{}/{image}", self.registry.address()))
             .env("WORK", &self.work);
@@ -311,9 +343,9 @@ fn pairs(what: &str, peer: &Peer, ours: &[Cost], theirs: &[Cost]) -> [Row; 2] {
 fn limited(what: &str, found: u64, limit: &str, allowed: u64) -> Row {
     [
         what.into(),
-        mebibytes(found),
+        bytes(found),
         limit.into(),
-        mebibytes(allowed),
+        bytes(allowed),
         format!("{:.2}", found as f64 / allowed as f64),
     ]
 }
@@ -326,6 +358,14 @@ fn unmeasured(what: &str, peer: &str, why: &str) -> Row {
         format!("not measured: {why}"),
         "-".into(),
     ]
+}
+
+/// What a tool said last; the first line is the command.
+fn reason(error: &str) -> String {
+    let said: Vec<&str> = error.lines().skip(1).collect();
+    let own = |line: &&&str| !line.starts_with("error: sh: ");
+    let last = said.iter().rev().find(own).copied();
+    last.unwrap_or(error).to_owned()
 }
 
 /// Fails when the file system of the reference has other inodes than ours; says so of others.
@@ -347,4 +387,17 @@ fn agree(peer: &Peer, ours: Used, theirs: Used) -> Result<()> {
 
 fn seconds(time: Duration) -> String {
     format!("{:.2}", time.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_is_what_the_tool_said() {
+        let error = "`xtask measure -- sh -ec x`: exit status: 1\nfirst\nmke2fs: no such file\n\
+                     error: sh: exit status: 1";
+        assert_eq!(reason(error), "mke2fs: no such file");
+        assert_eq!(reason("only this"), "only this");
+    }
 }
