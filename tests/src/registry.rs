@@ -22,7 +22,15 @@ impl Registry {
     /// # Errors
     /// When it does not start.
     pub fn start(program: &Path) -> io::Result<Registry> {
-        Registry::with_authentication(program, None)
+        Registry::configured(program, None, false, None)
+    }
+
+    /// As [`Registry::start`], on the content of `data`, which stays there.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn serving(program: &Path, data: &Path) -> io::Result<Registry> {
+        Registry::configured(program, None, false, Some(data))
     }
 
     /// As [`Registry::start`]; `htpasswd` has one `user:bcrypt` line.
@@ -30,7 +38,7 @@ impl Registry {
     /// # Errors
     /// When it does not start.
     pub fn with_authentication(program: &Path, htpasswd: Option<&str>) -> io::Result<Registry> {
-        Registry::configured(program, htpasswd, false)
+        Registry::configured(program, htpasswd, false, None)
     }
 
     /// As [`Registry::with_authentication`], with TLS: [`Registry::authority`] has signed its
@@ -39,7 +47,7 @@ impl Registry {
     /// # Errors
     /// When it does not start, or `openssl` makes no certificate.
     pub fn with_tls(program: &Path, htpasswd: &str) -> io::Result<Registry> {
-        Registry::configured(program, Some(htpasswd), true)
+        Registry::configured(program, Some(htpasswd), true, None)
     }
 
     /// The certificate of the authority that a registry with TLS trusts to sign.
@@ -47,7 +55,12 @@ impl Registry {
         self.data.path().join("ca.crt")
     }
 
-    fn configured(program: &Path, htpasswd: Option<&str>, tls: bool) -> io::Result<Registry> {
+    fn configured(
+        program: &Path,
+        htpasswd: Option<&str>,
+        tls: bool,
+        content: Option<&Path>,
+    ) -> io::Result<Registry> {
         let data = tempfile::tempdir()?;
         let path = |name: &str| data.path().join(name);
         let tls = if tls {
@@ -64,7 +77,7 @@ impl Registry {
         let mut config = format!(
             "version: 0.1\nlog: {{level: info, accesslog: {{disabled: true}}}}\n\
              storage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '127.0.0.1:0'{tls}}}\n",
-            path("data").display()
+            content.unwrap_or(&path("data")).display()
         );
         if let Some(line) = htpasswd {
             let file = data.path().join("htpasswd");

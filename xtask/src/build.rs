@@ -36,6 +36,13 @@ impl Profile {
 pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root());
+    // What `cargo run` says of xtask: build scripts that watch it would run again each time.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            cargo.env_remove(&name);
+        }
+    }
     cargo
 }
 
@@ -55,6 +62,34 @@ pub(crate) fn target() -> Result<PathBuf> {
         .as_str()
         .ok_or("cargo metadata names no target directory")?;
     Ok(PathBuf::from(target))
+}
+
+/// Builds only these executables, as users get them; returns their directory.
+pub(crate) fn programs(packages: &[&str]) -> Result<PathBuf> {
+    let mut build = cargo();
+    build.args(["build", "--locked", "--release"]);
+    for package in packages {
+        build.args(["-p", package]);
+    }
+    run(&mut build)?;
+    Ok(target()?.join(Profile::Release.directory()))
+}
+
+/// Builds an example of a library with the settings of what users get; returns the executable.
+pub(crate) fn example(package: &str, name: &str) -> Result<PathBuf> {
+    run(cargo().args([
+        "build",
+        "--locked",
+        "--release",
+        "-p",
+        package,
+        "--example",
+        name,
+    ]))?;
+    let examples = target()?
+        .join(Profile::Release.directory())
+        .join("examples");
+    Ok(examples.join(name))
 }
 
 /// Builds executables and helpers; returns the directory of the executables.

@@ -81,7 +81,7 @@ fn base_image(fixtures: &Fixtures, directory: &Path) -> Result<()> {
 }
 
 /// The release of this machine, so that its own mirrors have it.
-fn suite() -> Result<String> {
+pub(crate) fn suite() -> Result<String> {
     let release = fs::read_to_string("/etc/os-release")?;
     release
         .lines()
@@ -91,7 +91,7 @@ fn suite() -> Result<String> {
 }
 
 /// The distribution's own list of mirrors, without those of other vendors.
-fn sources() -> Option<&'static str> {
+pub(crate) fn sources() -> Option<&'static str> {
     [
         "/etc/apt/sources.list.d/debian.sources",
         "/etc/apt/sources.list",

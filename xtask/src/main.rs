@@ -48,10 +48,20 @@ enum Task {
     Storm,
     /// Measure what SPEC.md promises
     Bench(bench::Args),
+    /// Run a command and print what it costs
+    #[command(hide = true)]
+    Measure(bench::measure::Args),
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let Task::Measure(args) = &args.task {
+        // A signal ends it, and what it runs, as any other command.
+        return bench::measure::measure(args).unwrap_or_else(|error| {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        });
+    }
     let result = step::watch_signals().and_then(|()| match args.task {
         Task::Build {
             release,
@@ -68,6 +78,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::test(&args),
         Task::Storm => test::storm(),
         Task::Bench(args) => bench::bench(&args),
+        Task::Measure(_) => Ok(()),
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,

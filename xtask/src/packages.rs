@@ -80,6 +80,13 @@ pub(crate) const TEST: &[Package] = &[
     package("fish", "/usr/bin/fish", "completes commands"),
 ];
 
+/// What comparing with other tools needs besides.
+pub(crate) const BENCH: &[Package] = &[package(
+    "python3-pip",
+    "/usr/bin/pip3",
+    "downloads a peer that is published as a Python package",
+)];
+
 /// What mapping user ids takes when we are not root.
 const UNPRIVILEGED: &[Package] = &[package(
     "uidmap",

@@ -3,9 +3,13 @@
 //! The seam to the file system writer. Layers are opened one after the other, the topmost first,
 //! so that one that still downloads may make its `open` wait. No lock is held.
 
+use std::cell::Cell;
+use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::{Scope, scope};
 
 use banger_failpoint::point;
 use lib_fs::Layer;
@@ -13,12 +17,16 @@ use lib_model::{ByteSize, Digest, Filesystem, Progress, Step};
 use lib_store::{NewImage, Staged};
 use sha2::{Digest as _, Sha256};
 
+use crate::ahead::ahead;
 use crate::blob_writer::private_file;
 use crate::config::ImageConfig;
 use crate::layer::{CountingReader, DiffIdReader, unpack};
 use crate::limits::Unpacked;
 use crate::manifest::Descriptor;
 use crate::{Error, Limits, Size, size};
+
+/// Bytes of content after which the disk gets to work on what the page cache holds.
+const WRITE_OUT: u64 = 64 << 20;
 
 /// An image that can be built.
 pub(crate) struct Plan {
@@ -36,7 +44,7 @@ pub(crate) struct Plan {
 }
 
 /// Opens a layer's blob, compressed, for reading.
-pub(crate) type OpenBlob<'a> = dyn Fn(&Descriptor) -> io::Result<Box<dyn Read>> + 'a;
+pub(crate) type OpenBlob<'a> = dyn Fn(&Descriptor) -> io::Result<Box<dyn Read + Send>> + 'a;
 
 /// What does not come from the image.
 #[derive(Clone, Copy)]
@@ -63,16 +71,31 @@ pub(crate) fn build(
     let path = staged.path().join("rootfs.img");
     let image = private_file(&path)?;
     let layers = plan.layers.iter().zip(&plan.config.diff_ids).rev();
+    let options = options(&plan.manifest.digest, how);
     let unpacked = Arc::new(Unpacked::default());
-    let layers =
-        layers.map(|(blob, diff_id)| layer(blob, diff_id, open, &*step, (&unpacked, how.limits)));
-    let summary = lib_fs::build(
-        layers,
-        &image,
-        &options(&plan.manifest.digest, how),
-        &|_| {},
-    )
-    .map_err(|error| unwrap(error, &plan.name))?;
+    let (built, written) = scope(|threads| {
+        let layers = layers.map(|(blob, diff_id)| {
+            let bounds = (&unpacked, how.limits);
+            layer(threads, blob, diff_id, open, &*step, bounds)
+        });
+        let (tell, told) = sync_channel(1);
+        let writer = threads.spawn(|| write_out(&image, told));
+        let next = Cell::new(WRITE_OUT);
+        let built = lib_fs::build(layers, &image, &options, &|so_far| {
+            if so_far.content_bytes >= next.get() {
+                next.set(so_far.content_bytes + WRITE_OUT);
+                // It is still at work on what came before.
+                let _ = tell.try_send(());
+            }
+        });
+        drop(tell);
+        (built, writer.join())
+    });
+    let summary = built.map_err(|error| unwrap(error, &plan.name))?;
+    match written {
+        Ok(written) => written.map_err(Error::io("sync", &path))?,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
     point("rootfs.sync")
         .and_then(|()| image.sync_all())
         .map_err(Error::io("sync", &path))?;
@@ -96,6 +119,15 @@ pub(crate) fn build(
     })
 }
 
+/// Each time it is told, until nobody is left to tell: the sync at the end finds little to do. An
+/// error must not get lost, the kernel says it once (fsync(2)).
+fn write_out(image: &File, told: Receiver<()>) -> io::Result<()> {
+    while told.recv().is_ok() {
+        image.sync_data()?;
+    }
+    Ok(())
+}
+
 fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let mut file = private_file(path)?;
     io::Write::write_all(&mut file, bytes)
@@ -104,6 +136,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 }
 
 fn layer<'a>(
+    threads: &'a Scope<'a, '_>,
     blob: &'a Descriptor,
     diff_id: &'a Digest,
     open: &'a OpenBlob<'a>,
@@ -120,7 +153,8 @@ fn layer<'a>(
             };
             let what = format!("layer {}", blob.digest.short());
             // What is read a second time has been counted the first time.
-            let tar = unpack(raw, &what, unpacked.take().unwrap_or_default(), limits)?;
+            let counted = unpacked.take().unwrap_or_default();
+            let tar = ahead(threads, unpack(raw, &what, counted, limits)?)?;
             let (layer, expected) = (blob.digest.clone(), diff_id.clone());
             Ok(Box::new(DiffIdReader::new(tar, layer, expected)))
         }),

@@ -31,7 +31,7 @@ impl Pull<'_> {
                     .map(|layer| async move {
                         let step = self.progress.step(&label(layer), Some(layer.size));
                         let what = format!("layer {}", layer.digest);
-                        let note = self.download(layer, &what, &*step).await?;
+                        let note = self.download(layer, &what, &*step, Some(arrivals)).await?;
                         step.done(note);
                         arrivals.arrived(&layer.digest);
                         Ok::<(), Error>(())
@@ -61,6 +61,7 @@ impl Pull<'_> {
         blob: &Descriptor,
         what: &str,
         step: &dyn Step,
+        arrivals: Option<&Arrivals>,
     ) -> Result<&'static str, Error> {
         let Some(registry) = &self.registry else {
             return Err(Error::Offline {
@@ -74,7 +75,13 @@ impl Pull<'_> {
         }
         let mut partial = Partial::open(&self.downloads, blob, claim)?;
         step.advance(partial.written());
-        registry.blob(blob, &mut partial, what, step).await?;
+        match arrivals {
+            Some(arrivals) => {
+                let growing = arrivals.begin(&blob.digest, partial.path(), step);
+                registry.blob(blob, &mut partial, what, &growing).await?;
+            }
+            None => registry.blob(blob, &mut partial, what, step).await?,
+        }
         partial.publish(&self.blobs, &blob.digest)?;
         Ok("")
     }

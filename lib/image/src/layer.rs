@@ -6,8 +6,10 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use flate2::bufread::MultiGzDecoder;
 use lib_model::{Digest, Step};
 use sha2::{Digest as _, Sha256};
+use zstd::stream::read::Decoder;
 
 use crate::limits::Unpacked;
 use crate::{Error, Limits};
@@ -40,18 +42,35 @@ pub(crate) fn compression(start: &[u8]) -> Compression {
 ///
 /// # Errors
 /// [`Error::Compression`] inside the `io::Error` for one that is not supported.
-pub(crate) fn decompress<'a>(raw: impl Read + 'a, what: &str) -> io::Result<Box<dyn Read + 'a>> {
+pub(crate) fn decompress<R: Read>(raw: R, what: &str) -> io::Result<Decompressed<R>> {
     let mut buffered = BufReader::with_capacity(BUFFER, raw);
     let start = peek(&mut buffered)?;
     Ok(match compression(&start) {
-        Compression::None => Box::new(buffered),
-        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(buffered)),
-        Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(buffered)?),
+        Compression::None => Decompressed::None(buffered),
+        Compression::Gzip => Decompressed::Gzip(Box::new(MultiGzDecoder::new(buffered))),
+        Compression::Zstd => Decompressed::Zstd(Decoder::with_buffer(buffered)?),
         Compression::Unsupported(format) => {
             let what = what.to_owned();
             return Err(io::Error::other(Error::Compression { what, format }));
         }
     })
+}
+
+/// What [`decompress`] yields; it can be read on any thread where its source can.
+pub(crate) enum Decompressed<R> {
+    None(BufReader<R>),
+    Gzip(Box<MultiGzDecoder<BufReader<R>>>),
+    Zstd(Decoder<'static, BufReader<R>>),
+}
+
+impl<R: Read> Read for Decompressed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Decompressed::None(reader) => reader.read(buffer),
+            Decompressed::Gzip(reader) => reader.read(buffer),
+            Decompressed::Zstd(reader) => reader.read(buffer),
+        }
+    }
 }
 
 /// The first bytes, at most 8, without consuming them.
@@ -69,12 +88,12 @@ fn peek(reader: &mut impl BufRead) -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// As [`decompress`]; [`Error::Limit`] inside the `io::Error` while it is read.
-pub(crate) fn unpack<'a>(
-    raw: impl Read + 'a,
+pub(crate) fn unpack<R: Read>(
+    raw: R,
     what: &str,
     unpacked: Arc<Unpacked>,
     limits: &Limits,
-) -> io::Result<Metered<'a>> {
+) -> io::Result<Metered<R>> {
     let packed = Arc::new(AtomicU64::new(0));
     let counting = Counted {
         inner: raw,
@@ -90,7 +109,7 @@ pub(crate) fn unpack<'a>(
     })
 }
 
-struct Counted<R> {
+pub(crate) struct Counted<R> {
     inner: R,
     count: Arc<AtomicU64>,
 }
@@ -104,8 +123,8 @@ impl<R: Read> Read for Counted<R> {
 }
 
 /// What comes out of a decompressor, within the limits.
-pub(crate) struct Metered<'a> {
-    inner: Box<dyn Read + 'a>,
+pub(crate) struct Metered<R> {
+    inner: Decompressed<Counted<R>>,
     packed: Arc<AtomicU64>,
     own: u64,
     unpacked: Arc<Unpacked>,
@@ -113,7 +132,7 @@ pub(crate) struct Metered<'a> {
     what: String,
 }
 
-impl Read for Metered<'_> {
+impl<R: Read> Read for Metered<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)? as u64;
         self.own += count;

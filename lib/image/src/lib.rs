@@ -3,6 +3,7 @@
 //! Content is checked against its digests while it streams, nothing is extracted to the host, and
 //! none of the store's ordered locks is held during downloads or builds.
 
+mod ahead;
 mod arrivals;
 mod blob_writer;
 mod blobs;

@@ -79,6 +79,11 @@ impl Partial {
         }
     }
 
+    /// The file that grows.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Bytes so far.
     pub(crate) fn written(&self) -> u64 {
         self.written

@@ -1,7 +1,7 @@
 //! From a registry to an image in the store.
 //!
-//! Download and build overlap: layers arrive on one thread, and the writer on the caller's takes
-//! each as soon as it is whole. No ordered lock is held meanwhile. Equal pulls wait for each other
+//! Download and build overlap: layers arrive on one thread, and the writer on the caller's reads
+//! each while it arrives. No ordered lock is held meanwhile. Equal pulls wait for each other
 //! by claims ([`crate::claim`]), and what a pull counts on is pinned ([`crate::pins`]).
 
 use std::path::PathBuf;
@@ -266,7 +266,7 @@ impl Pull<'_> {
         let what = format!("the configuration of {name}");
         if !self.blobs.has(&self.pins, &manifest.config) {
             let step = lib_model::Silent.step("", None);
-            self.download(&manifest.config, &what, &*step).await?;
+            self.download(&manifest.config, &what, &*step, None).await?;
         }
         let config_json = self
             .blobs
@@ -344,7 +344,11 @@ impl Pull<'_> {
                 fetched
             });
             let open = |layer: &Descriptor| arrivals.open(&layer.digest, &self.blobs);
-            let built = build(plan, &staged, &open, how, self.progress);
+            let mut built = build(plan, &staged, &open, how, self.progress);
+            // A layer that is not what it should be is the cause, not what the builder made of it.
+            while built.is_err() && arrivals.settle() {
+                built = build(plan, &staged, &open, how, self.progress);
+            }
             if built.is_err() {
                 // The receiver is gone when everything has arrived.
                 let _ = cancel.send(());

@@ -101,7 +101,7 @@ pub fn import(
         Some(record) => record,
         None => {
             let built = Staged::new(store.context())?;
-            let open = |layer: &Descriptor| -> io::Result<Box<dyn Read>> {
+            let open = |layer: &Descriptor| -> io::Result<Box<dyn Read + Send>> {
                 Ok(Box::new(File::open(blobs.path(&layer.digest))?))
             };
             let how = How {

@@ -1,0 +1,74 @@
+//! Boots and commands in guests.
+
+use std::fs;
+use std::process::Stdio;
+
+use banger_tests::Registry;
+
+use super::start_up::wall;
+use super::{Bench, Row, alone, middle, shown};
+use crate::step::{Result, captured};
+
+impl Bench {
+    pub(super) fn guests(&self, runs: usize, rows: &mut Vec<Row>) -> Result<()> {
+        let registry = Registry::start(&self.fixtures.registry_program())?;
+        let debian = self.fixtures.debian()?;
+        debian.push(registry.address(), "debian", "12")?;
+        let reference = format!("{}/debian:12", registry.address());
+        captured(&mut self.command("banger-image", &["pull", "--quiet", &reference]))?;
+        let package = self.fixtures.kernel_package();
+        let package = package.to_string_lossy();
+        captured(&mut self.command("banger-image", &["kernel", "import", "--quiet", &package]))?;
+        let (mut boots, mut execs, mut memory) = (Vec::new(), Vec::new(), Vec::new());
+        for number in 0..=runs {
+            let create = [
+                "create",
+                "--quiet",
+                "--network",
+                "none",
+                "--name",
+                "b",
+                &reference,
+            ];
+            let exec = ["exec", "b", "--", "true"];
+            let measured = (|| -> Result<()> {
+                let boot = wall(&mut self.command("banger-vm", &create))?;
+                let first = wall(&mut self.command("banger-vm", &exec))?;
+                // The first one makes the initramfs.
+                if number > 0 {
+                    boots.push(boot + first);
+                    memory.push(self.monitor_pss()?);
+                    for _ in 0..10 {
+                        execs.push(wall(&mut self.command("banger-vm", &exec))?);
+                    }
+                }
+                Ok(())
+            })();
+            let deleted = self
+                .command("banger-vm", &["delete", "--force", "b"])
+                .stdout(Stdio::null())
+                .status();
+            measured?;
+            deleted?;
+        }
+        let boot = middle(boots).ok_or("a boot was measured")?;
+        let exec = middle(execs).ok_or("an exec was measured")?;
+        let memory = middle(memory).ok_or("a monitor was measured")?;
+        rows.push(alone("create to the end of the first exec", shown(boot)));
+        rows.push(alone("exec of true", shown(exec)));
+        rows.push(alone("monitor, PSS", format!("{memory} KiB")));
+        Ok(())
+    }
+
+    fn monitor_pss(&self) -> Result<u64> {
+        let vms = self.store().join("vms");
+        let vm = fs::read_dir(vms)?.next().ok_or("no VM is there")??;
+        let handles: serde_json::Value =
+            serde_json::from_str(&fs::read_to_string(vm.path().join("handles.json"))?)?;
+        let map = fs::read_to_string(format!("/proc/{}/smaps_rollup", handles["monitor_pid"]))?;
+        map.lines()
+            .find_map(|line| line.strip_prefix("Pss:"))
+            .and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok())
+            .ok_or_else(|| "smaps_rollup has no Pss".into())
+    }
+}
