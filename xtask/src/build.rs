@@ -118,6 +118,23 @@ pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
     Ok(directory)
 }
 
+/// A program as users get it, but with failpoints; in a target directory of its own.
+pub(crate) fn with_failpoints(program: &str) -> Result<PathBuf> {
+    let place = target()?.join("failpoints");
+    run(cargo()
+        .args(["build", "--locked", "--release", "--target-dir"])
+        .arg(&place)
+        .args([
+            "-p",
+            program,
+            "-p",
+            "banger-failpoint",
+            "--features",
+            FAILPOINTS,
+        ]))?;
+    Ok(place.join("release").join(program))
+}
+
 /// What users get must not be told to fail by a variable.
 fn refuse_failpoints(directory: &Path) -> Result<()> {
     let helpers = ["banger-monitor", "banger-agent"].map(|name| ("../libexec/banger", name));

@@ -4,6 +4,7 @@ mod guests;
 mod image;
 pub(crate) mod measure;
 mod start_up;
+mod state;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -35,6 +36,8 @@ pub(crate) struct Args {
 enum What {
     /// Commands that do next to nothing, beside an empty program
     StartUp,
+    /// Stores with many VMs, many commands at once
+    State,
     /// Boots and commands in guests
     Guests,
     /// From a registry to a file system, beside other tools and the physical floor
@@ -61,6 +64,10 @@ pub(crate) fn bench(args: &Args) -> Result<()> {
     let mut rows = Vec::new();
     if wants(What::StartUp) {
         timed("start-up", || bench.start_up(runs * 20, &mut rows))?;
+    }
+    if wants(What::State) {
+        let bench = Bench::new(bench.fixtures.clone())?;
+        timed("state", || bench.state(runs, &mut rows))?;
     }
     if wants(What::Guests) {
         timed("guests", || bench.guests(runs, &mut rows))?;

@@ -8,14 +8,19 @@ use super::{Bench, Row, compared};
 use crate::step::{Result, go_on, line, run};
 
 impl Bench {
-    pub(super) fn start_up(&self, runs: usize, rows: &mut Vec<Row>) -> Result<()> {
+    /// The empty program that all others are beside.
+    pub(super) fn empty(&self) -> Result<(String, Command)> {
         let source = self.directory.path().join("empty.rs");
         let empty = self.directory.path().join("empty");
         fs::write(&source, "fn main() {}\n")?;
         run(Command::new("rustc")
             .args(["-O", "-C", "strip=debuginfo", "-o"])
             .args([&empty, &source]))?;
-        let mut commands = vec![(String::new(), Command::new(&empty))];
+        Ok((String::new(), Command::new(&empty)))
+    }
+
+    pub(super) fn start_up(&self, runs: usize, rows: &mut Vec<Row>) -> Result<()> {
+        let mut commands = vec![self.empty()?];
         for program in ["banger", "banger-image", "banger-vm"] {
             for argument in ["--version", "--help"] {
                 let command = self.command(program, &[argument]);
@@ -57,7 +62,7 @@ pub(super) fn wall(command: &mut Command) -> Result<Duration> {
 }
 
 /// What start-up takes when nothing disturbs it.
-fn best_decile(mut times: Vec<Duration>) -> Duration {
+pub(super) fn best_decile(mut times: Vec<Duration>) -> Duration {
     times.sort();
     times[times.len() / 10]
 }
