@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::process::Stdio;
+use std::time::Duration;
 
-use banger_tests::Registry;
+use banger_tests::{Image, Registry};
 
 use super::start_up::wall;
 use super::{Bench, Row, alone, middle, shown};
@@ -55,9 +56,26 @@ impl Bench {
         let exec = middle(execs).ok_or("an exec was measured")?;
         let memory = middle(memory).ok_or("a monitor was measured")?;
         rows.push(alone("create to the end of the first exec", shown(boot)));
-        rows.push(alone("exec of true", shown(exec)));
+        let own = self.exec_of_a_static_program(runs)?;
+        rows.push(alone("exec of busybox's true, static", shown(own)));
+        rows.push(alone("exec of Debian's true, dynamic", shown(exec)));
         rows.push(alone("monitor, PSS", format!("{memory} KiB")));
         Ok(())
+    }
+
+    /// Without the dynamic loader's work, which is most of it in an emulated guest.
+    fn exec_of_a_static_program(&self, runs: usize) -> Result<Duration> {
+        let archive = self.directory.path().join("busybox.tar");
+        Image::busybox()?.write_archive(&archive, "busybox:latest")?;
+        let archive = archive.to_string_lossy();
+        captured(&mut self.command("banger-image", &["import", "--quiet", &archive]))?;
+        let create = ["create", "--quiet", "--network=none", "--name=s", "busybox"];
+        captured(&mut self.command("banger-vm", &create))?;
+        let times: Result<Vec<_>> = (0..runs * 10)
+            .map(|_| wall(&mut self.command("banger-vm", &["exec", "s", "--", "true"])))
+            .collect();
+        captured(&mut self.command("banger-vm", &["delete", "--quiet", "--force", "s"]))?;
+        middle(times?).ok_or_else(|| "an exec was measured".into())
     }
 
     fn monitor_pss(&self) -> Result<u64> {
