@@ -193,20 +193,46 @@ impl Endpoint {
     }
 }
 
-/// Registries send blobs from elsewhere, but never from TLS to plain HTTP. Authorisation does not
-/// follow to another host (reqwest drops it).
+/// Registries send blobs from elsewhere. Authorisation does not follow to another host (reqwest
+/// drops it).
 fn redirects(plain: bool) -> Policy {
     Policy::custom(move |attempt| {
-        if attempt.previous().len() > REDIRECTS {
-            attempt.error("too many redirects")
-        } else if !plain && attempt.url().scheme() != "https" {
-            attempt.error("a redirect from TLS to plain HTTP")
-        } else {
-            attempt.follow()
+        match refused(plain, attempt.previous().len(), attempt.url().scheme()) {
+            Some(reason) => attempt.error(reason),
+            None => attempt.follow(),
         }
     })
 }
 
+/// Why a redirect is not followed.
+fn refused(plain: bool, before: usize, scheme: &str) -> Option<&'static str> {
+    if before > REDIRECTS {
+        Some("too many redirects")
+    } else if !plain && scheme != "https" {
+        Some("a redirect from TLS to plain HTTP")
+    } else {
+        None
+    }
+}
+
 fn is_loopback(host: &str) -> bool {
     Reference::try_from(format!("{host}/x").as_str()).is_ok_and(|reference| reference.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirects_never_lead_from_tls_to_plain_http() {
+        for (plain, before, scheme, refusal) in [
+            (false, 1, "https", None),
+            (false, 1, "http", Some("a redirect from TLS to plain HTTP")),
+            (true, 1, "http", None),
+            (true, 1, "https", None),
+            (true, REDIRECTS + 1, "https", Some("too many redirects")),
+        ] {
+            assert_eq!(refused(plain, before, scheme), refusal, "{plain} {scheme}");
+        }
+    }
 }
