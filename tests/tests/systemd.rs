@@ -1,0 +1,116 @@
+//! Under the real systemd, in namespaces of its own: a VM's monitor gets a scope.
+
+use std::fs;
+use std::time::Duration;
+
+use banger_tests::{Outcome, Running, Sandbox, eventually, skipped};
+
+/// systemd as process 1 of a namespace that it thinks is a container (systemd(1), container interface).
+struct Systemd<'a> {
+    sandbox: &'a Sandbox,
+    init: u32,
+    _unshare: Running,
+}
+
+const SCRIPT: &str = "set -e
+mount --make-rprivate /
+mount -t proc proc /proc
+mount -t tmpfs tmpfs /run
+mkdir -p /run/systemd /run/lock
+mount -t tmpfs tmpfs /sys/fs/cgroup
+mkdir /sys/fs/cgroup/systemd
+mount -t cgroup -o none,name=systemd cgroup /sys/fs/cgroup/systemd
+exec env -i container=banger PATH=/usr/sbin:/usr/bin:/sbin:/bin SYSTEMD_UNIT_PATH=$1 \\
+    /lib/systemd/systemd --system --unit=default.target";
+
+impl<'a> Systemd<'a> {
+    fn start(sandbox: &'a Sandbox) -> Self {
+        let units = sandbox.path("units");
+        fs::create_dir(&units).unwrap();
+        fs::write(
+            units.join("default.target"),
+            "[Unit]\nDescription=nothing\n",
+        )
+        .unwrap();
+        fs::write(sandbox.path("init.sh"), SCRIPT).unwrap();
+        let unshare = sandbox.start(&format!(
+            "exec unshare --pid --fork --kill-child --mount --cgroup --uts --ipc sh {} {}",
+            sandbox.path("init.sh").display(),
+            units.display()
+        ));
+        let pid = unshare.pid();
+        let init = eventually("process 1 is there", Duration::from_secs(20), || {
+            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+            children.split_whitespace().next()?.parse().ok()
+        });
+        let systemd = Systemd {
+            sandbox,
+            init,
+            _unshare: unshare,
+        };
+        eventually("systemd answers", Duration::from_secs(20), || {
+            (systemd.inside("systemctl list-units --no-pager").status == 0).then_some(())
+        });
+        systemd
+    }
+
+    fn inside(&self, line: &str) -> Outcome {
+        self.sandbox.sh(&format!(
+            "nsenter --target {} --mount --pid {line}",
+            self.init
+        ))
+    }
+}
+
+#[test]
+fn a_monitor_gets_a_scope_of_its_own() {
+    if skipped("vm") || skipped("root") {
+        return;
+    }
+    let sandbox = Sandbox::for_guests();
+    let made = sandbox
+        .sh("banger-vm create --quiet --no-start --network none --name v busybox")
+        .record();
+    let scope = format!("banger-{}.scope", made["id"].as_str().unwrap());
+    let systemd = Systemd::start(&sandbox);
+    // As a login session does: what is in it is ended with it.
+    let script = "banger-vm start --quiet v && echo up && exec sleep 1000";
+    let session = sandbox.start(&format!(
+        "exec nsenter --target {} --mount --pid systemd-run --quiet --scope --collect --unit=session sh -c '{script}'",
+        systemd.init
+    ));
+    session.wait_for_stdout("up\n");
+    systemd.inside("systemctl stop session.scope").ok();
+    session.finish().exits(143);
+    assert_eq!(sandbox.vm("v")["state"], "running");
+    let cgroups = systemd.inside(&format!(
+        "systemctl show --property=ControlGroup --value {scope}"
+    ));
+    assert_eq!(cgroups.ok().trim(), format!("/system.slice/{scope}"));
+    let inside = systemd.inside(&format!(
+        "cat /sys/fs/cgroup/systemd/system.slice/{scope}/cgroup.procs"
+    ));
+    assert_eq!(
+        inside.ok().lines().count(),
+        2,
+        "the monitor and its VMM: {inside}"
+    );
+    systemd.inside("banger-vm exec v -- true").ok();
+    systemd.inside("banger-vm stop --quiet v").ok();
+    eventually(
+        "the scope goes with its VM",
+        Duration::from_secs(10),
+        || {
+            let state = systemd.inside(&format!("systemctl is-active {scope}"));
+            (state.stdout.trim() == "inactive").then_some(())
+        },
+    );
+    systemd.inside("banger-vm start --quiet v").ok();
+    // The machine goes down without a word.
+    drop(systemd);
+    eventually("nothing runs any more", Duration::from_secs(10), || {
+        (sandbox.vm("v")["state"] == "stopped").then_some(())
+    });
+    sandbox.sh("banger-vm start --quiet v").ok();
+    sandbox.sh("banger-vm exec v -- true").ok();
+}
