@@ -211,3 +211,17 @@ fn what_is_being_made_is_not_swept() {
         sandbox.sh("banger-vm delete --quiet v").ok();
     }
 }
+
+#[test]
+fn sixty_four_creates_at_once_all_succeed_under_names_of_their_own() {
+    let sandbox = Sandbox::prepared();
+    let create = "exec banger-vm create --quiet --no-start --format ids busybox";
+    let creates: Vec<Running> = (0..64).map(|_| sandbox.start(create)).collect();
+    let ids: std::collections::BTreeSet<String> = creates
+        .into_iter()
+        .map(|create| create.finish().ok().trim().to_owned())
+        .collect();
+    assert_eq!(ids.len(), 64);
+    assert_eq!(sandbox.entries("vms"), ids);
+    sandbox.assert_nothing_leaked();
+}

@@ -76,6 +76,11 @@ pub(crate) const TEST: &[Package] = &[
         "/usr/bin/sqlite3",
         "checks and damages the store's database",
     ),
+    package(
+        "systemd",
+        "/lib/systemd/systemd",
+        "runs in a namespace, for the scopes of VMs",
+    ),
     package("zsh", "/bin/zsh", "completes commands"),
     package("fish", "/usr/bin/fish", "completes commands"),
 ];

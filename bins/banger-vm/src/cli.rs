@@ -1,11 +1,13 @@
 //! The command line of `banger-vm`; doc comments are the help.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::ValueHint;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
 use lib_cli::Global;
+use lib_config::Settings;
 use lib_model::{ByteSize, OperationId, VmName};
 use lib_vm::{Accel, Network};
 
@@ -76,29 +78,29 @@ pub(crate) enum Command {
 /// What a VM is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub(crate) struct MachineArgs {
-    /// Kernel to boot: a name or id; the newest one if not given
+    /// Kernel to boot: a name or id; the configured or newest one if not given
     #[arg(long, value_name = "KERNEL", add = ArgValueCompleter::new(lib_cli::kernels))]
     pub(crate) kernel: Option<String>,
 
-    /// Number of virtual processors
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) cpus: u32,
+    /// Number of virtual processors [default: vm.cpus of the configuration, else 1]
+    #[arg(long, value_name = "N")]
+    pub(crate) cpus: Option<u32>,
 
-    /// Memory, such as 512M or 4G
-    #[arg(long, short, value_name = "SIZE", default_value = "1G")]
-    pub(crate) memory: ByteSize,
+    /// Memory, such as 512M or 4G [default: vm.memory, else 1G]
+    #[arg(long, short, value_name = "SIZE")]
+    pub(crate) memory: Option<ByteSize>,
 
-    /// Largest size of the VM's own disk; only what is written takes space
-    #[arg(long, value_name = "SIZE", default_value = "10G")]
-    pub(crate) disk: ByteSize,
+    /// Largest size of the VM's own disk; only what is written takes space [default: vm.disk, else 10G]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) disk: Option<ByteSize>,
 
-    /// Network of the VM: user (NAT, no privileges) or none
-    #[arg(long, value_name = "MODE", default_value = "user", value_parser = ["user", "none"])]
-    pub(crate) network: String,
+    /// Network of the VM: user (NAT, no privileges) or none [default: vm.network, else user]
+    #[arg(long, value_name = "MODE", value_parser = ["user", "none"])]
+    pub(crate) network: Option<String>,
 
-    /// Processor: auto (KVM where it works), kvm, or tcg (emulation)
-    #[arg(long, value_name = "KIND", default_value = "auto", value_parser = ["auto", "kvm", "tcg"])]
-    pub(crate) accel: String,
+    /// Processor: auto (KVM where it works), kvm, or tcg (emulation) [default: vm.accel, else auto]
+    #[arg(long, value_name = "KIND", value_parser = ["auto", "kvm", "tcg"])]
+    pub(crate) accel: Option<String>,
 
     /// When to fetch the image from its registry
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = Pull::Missing)]
@@ -116,14 +118,16 @@ pub(crate) struct MachineArgs {
 impl MachineArgs {
     /// The flags that would be parsed to this.
     pub(crate) fn flags(&self) -> Vec<String> {
-        let mut flags = vec![
-            format!("--cpus={}", self.cpus),
-            format!("--memory={}", self.memory.0),
-            format!("--disk={}", self.disk.0),
-            format!("--network={}", self.network),
-            format!("--accel={}", self.accel),
-            format!("--boot-timeout={}", self.boot_timeout),
-        ];
+        let mut flags = vec![format!("--boot-timeout={}", self.boot_timeout)];
+        flags.extend(self.cpus.iter().map(|cpus| format!("--cpus={cpus}")));
+        flags.extend(
+            self.memory
+                .iter()
+                .map(|size| format!("--memory={}", size.0)),
+        );
+        flags.extend(self.disk.iter().map(|size| format!("--disk={}", size.0)));
+        flags.extend(self.network.iter().map(|mode| format!("--network={mode}")));
+        flags.extend(self.accel.iter().map(|kind| format!("--accel={kind}")));
         if let Some(pull) = self.pull.to_possible_value() {
             flags.push(format!("--pull={}", pull.get_name()));
         }
@@ -137,13 +141,33 @@ impl MachineArgs {
         flags
     }
 
+    /// What was not typed becomes what is configured.
+    pub(crate) fn configured(mut self, config: &Settings) -> Self {
+        let vm = &config.vm;
+        self.cpus = self.cpus.or(vm.cpus);
+        self.memory = self.memory.or(vm.memory);
+        self.disk = self.disk.or(vm.disk);
+        let network = vm.network.map(|mode| mode.as_str().to_owned());
+        self.network = self.network.or(network);
+        let accel = vm.accel.map(|kind| kind.as_str().to_owned());
+        self.accel = self.accel.or(accel);
+        let kernel = config.default.kernel.as_ref().map(ToString::to_string);
+        self.kernel = self.kernel.or(kernel);
+        self
+    }
+
     pub(crate) fn network(&self) -> Network {
-        self.network.parse().unwrap_or_default()
+        parsed(self.network.as_deref())
     }
 
     pub(crate) fn accel(&self) -> Accel {
-        self.accel.parse().unwrap_or_default()
+        parsed(self.accel.as_deref())
     }
+}
+
+/// The words were checked when the command line was parsed.
+fn parsed<T: FromStr + Default>(word: Option<&str>) -> T {
+    word.and_then(|word| word.parse().ok()).unwrap_or_default()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -158,8 +182,8 @@ pub(crate) enum Pull {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Without IMAGE, image records are read from standard input; without those, a default image is made
-from the host's own distribution.
+Without IMAGE, image records are read from standard input; without those, the configured default image
+is used, or one that is made from the host's own distribution.
 
 Examples:
   banger-image pull alpine:3.20 | banger-vm create --name dev
@@ -328,7 +352,7 @@ Examples:
   banger-vm run -- make test                 a default image, made once
   banger-vm run --network none alpine        a shell")]
 pub(crate) struct RunArgs {
-    /// Name, id or registry reference; a default image if not given; - reads a record
+    /// Name, id or registry reference; the configured or the host's own if not given; - reads a record
     #[arg(add = ArgValueCompleter::new(lib_cli::images))]
     pub(crate) image: Option<String>,
 

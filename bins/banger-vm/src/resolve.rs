@@ -2,7 +2,8 @@
 //! held meanwhile.
 
 use lib_cli::{Failure, Session};
-use lib_image::{PullRequest, RegistryOptions, credential_files};
+use lib_config::{Config, Environment};
+use lib_image::{Limits, PullRequest, RegistryOptions};
 use lib_model::{ImageRecord, KernelRecord, Progress, Reference};
 use lib_store::{Locks, Store, StoreError};
 
@@ -20,7 +21,7 @@ pub(crate) fn image(
     selector: Option<&str>,
     pull: Pull,
 ) -> Result<ImageRecord, Failure> {
-    let Some(selector) = selector else {
+    let Some(selector) = selector.filter(|selector| *selector != lib_defaults::HOST) else {
         return host_image(session, store, locks);
     };
     let here = store.image(selector);
@@ -50,12 +51,12 @@ fn fetch(
 ) -> Result<ImageRecord, Failure> {
     session.note(&format!("pulling {reference}"));
     let _tidy = session.tidy()?;
-    let registry = RegistryOptions {
-        credential_files: credential_files(std::env::var_os),
-        ..RegistryOptions::default()
-    };
+    let config = Config::load(&Environment::process())?;
+    let registry = RegistryOptions::configured(&config.registry, std::env::var_os);
+    let limits = Limits::configured(&config.limits);
     let request = PullRequest {
         registry,
+        limits,
         ..PullRequest::new(reference.clone())
     };
     // Until there is a layer to show.

@@ -3,15 +3,23 @@
 use std::time::Duration;
 
 use lib_cli::{Failure, Session, StdinRecords, stdin_is_data};
-use lib_model::{ImageRecord, OperationId, OperationRecord, Progress, Record, VmId, VmName};
+use lib_config::{Config, Environment};
+use lib_model::{
+    ByteSize, ImageRecord, OperationId, OperationRecord, Progress, Record, VmId, VmName,
+};
 use lib_store::{Locks, Store, VmGuard, VmRow};
 use lib_vm::{Control, CreateRequest, Created, Interrupt, VmError};
 
 use crate::cli::{CreateArgs, MachineArgs};
 use crate::{resolve, worker};
 
+const DEFAULT_MEMORY: ByteSize = ByteSize(1 << 30);
+const DEFAULT_DISK: ByteSize = ByteSize(10 << 30);
+
 /// Makes a VM of the named image, or one of each image record on standard input.
-pub(crate) fn run(session: &mut Session, args: CreateArgs) -> Result<(), Failure> {
+pub(crate) fn run(session: &mut Session, mut args: CreateArgs) -> Result<(), Failure> {
+    let config = Config::load(&Environment::process())?;
+    args.machine = args.machine.configured(&config);
     request(args.name.as_ref(), &args.machine, false).check()?;
     let mut store = session.store()?;
     let mut locks = session.locks();
@@ -21,13 +29,8 @@ pub(crate) fn run(session: &mut Session, args: CreateArgs) -> Result<(), Failure
         None => stdin_is_data(),
     };
     if !from_records {
-        return one(
-            session,
-            &mut store,
-            &mut locks,
-            args.image.as_deref(),
-            &args,
-        );
+        let image = args.image.as_deref().or(config.default.image.as_deref());
+        return one(session, &mut store, &mut locks, image, &args);
     }
     let mut made = 0;
     for record in StdinRecords::new("image") {
@@ -154,9 +157,9 @@ pub(crate) fn machine(
 pub(crate) fn request(name: Option<&VmName>, args: &MachineArgs, ephemeral: bool) -> CreateRequest {
     CreateRequest {
         name: name.cloned(),
-        cpus: args.cpus,
-        memory: args.memory,
-        disk: args.disk,
+        cpus: args.cpus.unwrap_or(1),
+        memory: args.memory.unwrap_or(DEFAULT_MEMORY),
+        disk: args.disk.unwrap_or(DEFAULT_DISK),
         network: args.network(),
         accel: args.accel(),
         entrypoint: Vec::new(),

@@ -1,6 +1,7 @@
 //! `banger-vm run`: a command in a VM of its own, which ends with the command.
 
 use lib_cli::{Failure, Session, StdinRecords};
+use lib_config::{Config, Environment};
 use lib_model::{ImageRecord, Record};
 use lib_store::{Locks, Store, VmRow};
 use lib_vm::Interrupt;
@@ -19,7 +20,9 @@ pub(crate) fn run(session: &mut Session, args: RunArgs) -> Result<u8, Failure> {
     })
 }
 
-fn run_inner(session: &mut Session, args: RunArgs) -> Result<u8, Failure> {
+fn run_inner(session: &mut Session, mut args: RunArgs) -> Result<u8, Failure> {
+    let config = Config::load(&Environment::process())?;
+    args.machine = args.machine.configured(&config);
     create::request(args.name.as_ref(), &args.machine, !args.keep).check()?;
     let mut store = session.store()?;
     let mut locks = session.locks();
@@ -31,7 +34,7 @@ fn run_inner(session: &mut Session, args: RunArgs) -> Result<u8, Failure> {
             session,
             &mut store,
             &mut locks,
-            args.image.as_deref(),
+            args.image.as_deref().or(config.default.image.as_deref()),
             args.machine.pull,
         )?
     };
