@@ -62,7 +62,7 @@ fn unpack(blob: &str) -> Result {
 /// Writes a file and waits until it is on the disk.
 fn write(path: &str, mut bytes: u64) -> Result {
     let mut file = File::create(path)?;
-    let buffer = vec![0x5a; 1 << 20];
+    let buffer = vec![0x5a; BUFFER];
     while bytes > 0 {
         let count = bytes.min(buffer.len() as u64) as usize;
         file.write_all(&buffer[..count])?;
