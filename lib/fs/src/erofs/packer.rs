@@ -20,8 +20,8 @@ pub(super) const PIECE: usize = 128 << 10;
 const OPEN: usize = 8;
 /// Holes of a file beyond this are worth a map.
 const HOLES: u64 = 16 << 20;
-/// Chunks that a file is divided into at most.
-const CHUNKS: u64 = 1 << 16;
+/// Chunks that a file with little content is divided into at most, and any other.
+const CHUNKS: std::ops::RangeInclusive<u64> = 1 << 12..=1 << 16;
 
 const KIND_AT: u32 = 62;
 const CLUSTER_AT: u32 = 48;
@@ -38,8 +38,8 @@ pub(super) enum Stored {
     Cluster(u64, u16),
     /// The whole file is behind the record with this number.
     Inline(u64),
-    /// Blocks as they are, of a file that is mapped by chunks.
-    Chunk(u64),
+    /// Blocks as they are, of a file that is mapped by chunks of 2ⁿ blocks.
+    Chunk(u64, u8),
 }
 
 impl Stored {
@@ -49,7 +49,7 @@ impl Stored {
             0 => Stored::Plain(address),
             1 => Stored::Cluster(address, (extent.start >> CLUSTER_AT) as u16 & 0x3fff),
             2 => Stored::Inline(address),
-            _ => Stored::Chunk(address),
+            _ => Stored::Chunk(address, (extent.start >> CLUSTER_AT) as u8 & 0x1f),
         }
     }
 
@@ -60,7 +60,7 @@ impl Stored {
                 1 << KIND_AT | u64::from(blocks) << CLUSTER_AT | block
             }
             Stored::Inline(number) => 2 << KIND_AT | number,
-            Stored::Chunk(block) => 3 << KIND_AT | block,
+            Stored::Chunk(block, bits) => 3 << KIND_AT | u64::from(bits) << CLUSTER_AT | block,
         }
     }
 }
@@ -68,7 +68,7 @@ impl Stored {
 /// First block and number of blocks that an extent has for itself.
 pub(crate) fn stored_blocks(extent: &Extent) -> (u64, u64) {
     match Stored::of(extent) {
-        Stored::Plain(block) | Stored::Chunk(block) => (block, u64::from(extent.len)),
+        Stored::Plain(block) | Stored::Chunk(block, _) => (block, u64::from(extent.len)),
         Stored::Cluster(block, blocks) => (block, u64::from(blocks)),
         Stored::Inline(_) => (0, 0),
     }
@@ -107,10 +107,11 @@ impl Default for Packer {
     }
 }
 
-/// Chunks of 2ⁿ blocks for a file of this size.
-pub(super) fn chunk_bits(size: u64) -> u8 {
-    let blocks = size.div_ceil(BLOCK as u64);
-    (0..31).find(|&bits| blocks >> bits <= CHUNKS).unwrap_or(31)
+/// As few bits as divide so many blocks into no more chunks than these.
+pub(super) fn chunk_bits(blocks: u64, chunks: u64) -> u8 {
+    (0..31)
+        .find(|&bits| blocks.div_ceil(1 << bits) <= chunks)
+        .unwrap_or(31)
 }
 
 impl Packer {
@@ -128,10 +129,15 @@ impl Packer {
 
     /// Chooses how the next file is stored; true when it takes whole chunks of new blocks.
     pub(crate) fn begin(&mut self, stored: u64, size: u64) -> bool {
-        let bits = chunk_bits(size);
+        let blocks = size.div_ceil(BLOCK as u64);
         self.way = match self.compress && size.saturating_sub(stored) <= HOLES {
             true => Way::Compressed,
-            false => Way::Chunks(bits, size.div_ceil(BLOCK as u64)),
+            false => {
+                // The map is to be no burden: a header of an archive must not make megabytes of it.
+                let worth = 8 * stored.div_ceil(BLOCK as u64);
+                let chunks = worth.clamp(*CHUNKS.start(), *CHUNKS.end());
+                Way::Chunks(chunk_bits(blocks, chunks), blocks)
+            }
         };
         matches!(self.way, Way::Chunks(1.., _))
     }
@@ -284,12 +290,12 @@ impl Packer {
 
     /// Ends a file with these extents.
     pub(crate) fn finish(&self, extents: &mut [Extent]) {
-        if self.packs_holes() {
+        let Way::Chunks(bits, _) = self.way else {
             return;
-        }
+        };
         for extent in extents {
             if let Stored::Plain(block) = Stored::of(extent) {
-                extent.start = Stored::Chunk(block).start();
+                extent.start = Stored::Chunk(block, bits).start();
             }
         }
     }
