@@ -6,6 +6,7 @@
 //! mapped by chunks, because only a map can say that there is nothing.
 
 use std::io;
+use std::os::unix::fs::FileExt;
 
 use crate::Attributes;
 use crate::data::{BLOCK, CHUNK, Data, Extent, is_zero};
@@ -66,7 +67,7 @@ impl Stored {
 }
 
 /// First block and number of blocks that an extent has for itself.
-pub(crate) fn stored_blocks(extent: &Extent) -> (u64, u64) {
+pub(super) fn stored_blocks(extent: &Extent) -> (u64, u64) {
     match Stored::of(extent) {
         Stored::Plain(block) | Stored::Chunk(block, _) => (block, u64::from(extent.len)),
         Stored::Cluster(block, blocks) => (block, u64::from(blocks)),
@@ -96,8 +97,11 @@ pub(crate) struct Packer {
     open: Vec<Open>,
     compressed: Vec<u8>,
     pub(super) shared: Shared,
-    /// Records written so far.
+    /// Number and bytes of records whose files are gone.
+    gone: Vec<(u64, u32)>,
+    /// Records written so far, and how many of them are gone.
     pub(super) records: u32,
+    pub(super) dead: u32,
     pub(super) dropped_xattrs: u64,
 }
 
@@ -122,7 +126,9 @@ impl Packer {
             open: Vec::new(),
             compressed: Vec::new(),
             shared: Shared::default(),
+            gone: Vec::new(),
             records: 0,
+            dead: 0,
             dropped_xattrs: 0,
         }
     }
@@ -189,12 +195,14 @@ impl Packer {
         };
         let open = self.room(data, bytes)?;
         let number = (open.block * BLOCK as u64 + open.bytes.len() as u64) / inode::SLOT;
+        // At most a block, so that it fits.
+        let len = bytes as u32;
         open.bytes.extend_from_slice(&record.encode());
         open.bytes.extend_from_slice(&xattrs);
         open.bytes.extend_from_slice(content);
         data.extents_mut().push(Extent {
             logical: 0,
-            len: 1,
+            len,
             start: Stored::Inline(number).start(),
         });
         Ok(true)
@@ -300,11 +308,27 @@ impl Packer {
         }
     }
 
-    /// Writes the blocks of records that are not full yet.
+    /// Gives back an extent of a file that is gone: the blocks that it had for itself.
+    pub(crate) fn release(&mut self, extent: &Extent) -> (u64, u64) {
+        if let Stored::Inline(number) = Stored::of(extent) {
+            self.gone.push((number, extent.len));
+            self.dead += 1;
+        }
+        stored_blocks(extent)
+    }
+
+    /// Writes the blocks of records that are not full yet, and zeros over records that are gone:
+    /// what is in no directory is not to be in the image.
     pub(super) fn close(&mut self, data: &mut Data<'_>) -> io::Result<()> {
         self.open
             .drain(..)
-            .try_for_each(|mut open| open.write(data))
+            .try_for_each(|mut open| open.write(data))?;
+        data.flush()?;
+        for (number, bytes) in self.gone.drain(..) {
+            let zeros = &[0; BLOCK][..bytes as usize];
+            data.file().write_all_at(zeros, number * inode::SLOT)?;
+        }
+        Ok(())
     }
 }
 
