@@ -231,9 +231,13 @@ fn holes_cost_nothing() {
         .entry(b'S', b"gnu", sparse, &data)
         .file("fragmented", &holes);
     tar = nothing(tar, "small", "100000");
+    for i in 0..500 {
+        tar = nothing(tar, &format!("many/{i}"), "16492674416640");
+    }
     let tar = nothing(tar, "huge", "1099511627776").end();
     for compression in BOTH {
-        let (image, _) = built_without_reading(&tar, compression);
+        let (image, summary) = built_without_reading(&tar, compression);
+        assert!(summary.image_bytes < 1 << 30, "{summary:?}");
         let stored = image.as_file().metadata().unwrap().blocks() * 512;
         assert!(stored < 4 << 20, "{stored} bytes stored");
         if skip_mount() {
@@ -367,4 +371,21 @@ fn a_stream_gives_what_bytes_give() {
     let layers = [Layer::new("slow", Slow(&tar))];
     build(layers, slow.as_file(), &options(Compression::Lz4), &|_| {}).unwrap();
     assert!(fs::read(image.path()).unwrap() == fs::read(slow.path()).unwrap());
+}
+
+#[test]
+fn what_is_in_no_directory_is_not_in_the_image() {
+    let secret = b"a secret that was overwritten";
+    let lower = Tar::new().file("a", secret).file("a", b"public");
+    let lower = lower.file("b", secret).file("c", b"c").end();
+    let upper = Tar::new().whiteout(".wh.b").end();
+    let image = common::image();
+    // Streams that are read once cannot be skipped.
+    let layers = [("upper", &upper), ("lower", &lower)].map(|(n, bytes)| Layer::new(n, &bytes[..]));
+    let summary = build(layers, image.as_file(), &options(Compression::Lz4), &|_| {}).unwrap();
+    common::fsck_erofs(image.path());
+    assert_eq!(summary.inodes, 3);
+    let bytes = fs::read(image.path()).unwrap();
+    let has = |what: &[u8]| bytes.windows(what.len()).any(|window| window == what);
+    assert!(has(b"public") && !has(secret));
 }

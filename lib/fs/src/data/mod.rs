@@ -136,8 +136,8 @@ impl<'f> Data<'f> {
     pub(crate) fn release(&mut self, extents: Extents) {
         for i in 0..extents.count {
             let extent = self.extents[(extents.first + i) as usize];
-            let (start, len) = match self.packer {
-                Some(_) => crate::erofs::stored_blocks(&extent),
+            let (start, len) = match &mut self.packer {
+                Some(packer) => packer.release(&extent),
                 None => (extent.start, u64::from(extent.len)),
             };
             self.free.insert(start, len);

@@ -33,7 +33,8 @@ enum Form {
     /// One run from this block on.
     Run(u64),
     Clusters,
-    Chunks,
+    /// Chunks of 2ⁿ blocks.
+    Chunks(u8),
 }
 
 fn form(extents: &[Extent], blocks: u64) -> Form {
@@ -42,25 +43,27 @@ fn form(extents: &[Extent], blocks: u64) -> Form {
         return if blocks == 0 {
             Form::Run(0)
         } else {
-            Form::Chunks
+            Form::Chunks(chunk_bits(blocks, 1))
         };
     };
     let mut end = 0;
-    let (start, mut run, mut chunks) = (address(first), true, false);
+    let (start, mut run, mut chunks) = (address(first), true, None);
     for extent in extents {
         match Stored::of(extent) {
-            Stored::Plain(block) | Stored::Chunk(block) => {
-                chunks |= matches!(Stored::of(extent), Stored::Chunk(_));
+            Stored::Plain(block) | Stored::Chunk(block, _) => {
+                if let Stored::Chunk(_, bits) = Stored::of(extent) {
+                    chunks = Some(bits);
+                }
                 run &= u64::from(extent.logical) == end && block == start + end;
             }
             Stored::Cluster(..) | Stored::Inline(_) => return Form::Clusters,
         }
         end = u64::from(extent.logical) + u64::from(extent.len);
     }
-    match () {
-        () if run && end == blocks => Form::Run(start),
-        () if chunks => Form::Chunks,
-        () => Form::Clusters,
+    match chunks {
+        _ if run && end == blocks => Form::Run(start),
+        Some(bits) => Form::Chunks(bits),
+        None => Form::Clusters,
     }
 }
 
@@ -77,7 +80,7 @@ pub(super) fn bytes(extents: &[Extent], size: u64, head: usize) -> u64 {
             let header = head.next_multiple_of(8) - head + CLUSTER_HEADER;
             header as u64 + blocks * CLUSTER_ENTRY as u64
         }
-        Form::Chunks => blocks.div_ceil(1 << chunk_bits(size)) * CHUNK_ENTRY as u64,
+        Form::Chunks(bits) => blocks.div_ceil(1 << bits) * CHUNK_ENTRY as u64,
     }
 }
 
@@ -87,7 +90,7 @@ pub(super) fn encode(extents: &[Extent], size: u64, head: usize) -> (Layout, Vec
     match form(extents, blocks) {
         Form::Run(start) => (Layout::Plain(start as u32), Vec::new()),
         Form::Clusters => clusters(extents, blocks, head),
-        Form::Chunks => chunks(extents, size, blocks),
+        Form::Chunks(bits) => chunks(extents, bits, blocks),
     }
 }
 
@@ -116,7 +119,7 @@ fn clusters(extents: &[Extent], blocks: u64, head: usize) -> (Layout, Vec<u8>) {
                     );
                 }
             }
-            Stored::Plain(block) | Stored::Chunk(block) | Stored::Inline(block) => {
+            Stored::Plain(block) | Stored::Chunk(block, _) | Stored::Inline(block) => {
                 stored += extent.len;
                 for i in 0..extent.len as usize {
                     put16(rest, i * CLUSTER_ENTRY, PLAIN);
@@ -128,8 +131,7 @@ fn clusters(extents: &[Extent], blocks: u64, head: usize) -> (Layout, Vec<u8>) {
     (Layout::Compressed(stored), bytes)
 }
 
-fn chunks(extents: &[Extent], size: u64, blocks: u64) -> (Layout, Vec<u8>) {
-    let bits = chunk_bits(size);
+fn chunks(extents: &[Extent], bits: u8, blocks: u64) -> (Layout, Vec<u8>) {
     let count = blocks.div_ceil(1 << bits) as usize;
     let mut bytes = HOLE.to_le_bytes().repeat(count);
     for extent in extents {

@@ -21,7 +21,8 @@ use crate::merge::Merge;
 use crate::tree::{Content, InodeId, NodeId, Tree};
 use crate::{Compression, Options, Summary};
 use inode::{Layout, Record};
-pub(crate) use packer::{Packer, stored_blocks};
+pub(crate) use packer::Packer;
+use packer::stored_blocks;
 use xattrs::Set;
 
 /// The root's record is in the first block, behind the superblock.
@@ -256,7 +257,8 @@ impl Writer<'_> {
     ) -> io::Result<u64> {
         let mut first = [0; BLOCK];
         let mut metadata = Metadata::new(self.data.file(), start);
-        let inodes = u64::from(self.packer.records) + self.order.len() as u64;
+        let alive = self.packer.records - self.packer.dead;
+        let inodes = u64::from(alive) + self.order.len() as u64;
         for planned in std::mem::take(&mut self.order) {
             let bytes = self.record(&planned)?;
             if planned.at == ROOT_AT as u64 && planned.node == planned.parent {

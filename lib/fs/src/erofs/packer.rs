@@ -6,6 +6,7 @@
 //! mapped by chunks, because only a map can say that there is nothing.
 
 use std::io;
+use std::os::unix::fs::FileExt;
 
 use crate::Attributes;
 use crate::data::{BLOCK, CHUNK, Data, Extent, is_zero};
@@ -20,8 +21,8 @@ pub(super) const PIECE: usize = 128 << 10;
 const OPEN: usize = 8;
 /// Holes of a file beyond this are worth a map.
 const HOLES: u64 = 16 << 20;
-/// Chunks that a file is divided into at most.
-const CHUNKS: u64 = 1 << 16;
+/// Chunks that a file with little content is divided into at most, and any other.
+const CHUNKS: std::ops::RangeInclusive<u64> = 1 << 12..=1 << 16;
 
 const KIND_AT: u32 = 62;
 const CLUSTER_AT: u32 = 48;
@@ -38,8 +39,8 @@ pub(super) enum Stored {
     Cluster(u64, u16),
     /// The whole file is behind the record with this number.
     Inline(u64),
-    /// Blocks as they are, of a file that is mapped by chunks.
-    Chunk(u64),
+    /// Blocks as they are, of a file that is mapped by chunks of 2ⁿ blocks.
+    Chunk(u64, u8),
 }
 
 impl Stored {
@@ -49,7 +50,7 @@ impl Stored {
             0 => Stored::Plain(address),
             1 => Stored::Cluster(address, (extent.start >> CLUSTER_AT) as u16 & 0x3fff),
             2 => Stored::Inline(address),
-            _ => Stored::Chunk(address),
+            _ => Stored::Chunk(address, (extent.start >> CLUSTER_AT) as u8 & 0x1f),
         }
     }
 
@@ -60,15 +61,15 @@ impl Stored {
                 1 << KIND_AT | u64::from(blocks) << CLUSTER_AT | block
             }
             Stored::Inline(number) => 2 << KIND_AT | number,
-            Stored::Chunk(block) => 3 << KIND_AT | block,
+            Stored::Chunk(block, bits) => 3 << KIND_AT | u64::from(bits) << CLUSTER_AT | block,
         }
     }
 }
 
 /// First block and number of blocks that an extent has for itself.
-pub(crate) fn stored_blocks(extent: &Extent) -> (u64, u64) {
+pub(super) fn stored_blocks(extent: &Extent) -> (u64, u64) {
     match Stored::of(extent) {
-        Stored::Plain(block) | Stored::Chunk(block) => (block, u64::from(extent.len)),
+        Stored::Plain(block) | Stored::Chunk(block, _) => (block, u64::from(extent.len)),
         Stored::Cluster(block, blocks) => (block, u64::from(blocks)),
         Stored::Inline(_) => (0, 0),
     }
@@ -96,8 +97,11 @@ pub(crate) struct Packer {
     open: Vec<Open>,
     compressed: Vec<u8>,
     pub(super) shared: Shared,
-    /// Records written so far.
+    /// Number and bytes of records whose files are gone.
+    gone: Vec<(u64, u32)>,
+    /// Records written so far, and how many of them are gone.
     pub(super) records: u32,
+    pub(super) dead: u32,
     pub(super) dropped_xattrs: u64,
 }
 
@@ -107,10 +111,11 @@ impl Default for Packer {
     }
 }
 
-/// Chunks of 2ⁿ blocks for a file of this size.
-pub(super) fn chunk_bits(size: u64) -> u8 {
-    let blocks = size.div_ceil(BLOCK as u64);
-    (0..31).find(|&bits| blocks >> bits <= CHUNKS).unwrap_or(31)
+/// As few bits as divide so many blocks into no more chunks than these.
+pub(super) fn chunk_bits(blocks: u64, chunks: u64) -> u8 {
+    (0..31)
+        .find(|&bits| blocks.div_ceil(1 << bits) <= chunks)
+        .unwrap_or(31)
 }
 
 impl Packer {
@@ -121,17 +126,24 @@ impl Packer {
             open: Vec::new(),
             compressed: Vec::new(),
             shared: Shared::default(),
+            gone: Vec::new(),
             records: 0,
+            dead: 0,
             dropped_xattrs: 0,
         }
     }
 
     /// Chooses how the next file is stored; true when it takes whole chunks of new blocks.
     pub(crate) fn begin(&mut self, stored: u64, size: u64) -> bool {
-        let bits = chunk_bits(size);
+        let blocks = size.div_ceil(BLOCK as u64);
         self.way = match self.compress && size.saturating_sub(stored) <= HOLES {
             true => Way::Compressed,
-            false => Way::Chunks(bits, size.div_ceil(BLOCK as u64)),
+            false => {
+                // The map is to be no burden: a header of an archive must not make megabytes of it.
+                let worth = 8 * stored.div_ceil(BLOCK as u64);
+                let chunks = worth.clamp(*CHUNKS.start(), *CHUNKS.end());
+                Way::Chunks(chunk_bits(blocks, chunks), blocks)
+            }
         };
         matches!(self.way, Way::Chunks(1.., _))
     }
@@ -183,12 +195,14 @@ impl Packer {
         };
         let open = self.room(data, bytes)?;
         let number = (open.block * BLOCK as u64 + open.bytes.len() as u64) / inode::SLOT;
+        // At most a block, so that it fits.
+        let len = bytes as u32;
         open.bytes.extend_from_slice(&record.encode());
         open.bytes.extend_from_slice(&xattrs);
         open.bytes.extend_from_slice(content);
         data.extents_mut().push(Extent {
             logical: 0,
-            len: 1,
+            len,
             start: Stored::Inline(number).start(),
         });
         Ok(true)
@@ -284,21 +298,37 @@ impl Packer {
 
     /// Ends a file with these extents.
     pub(crate) fn finish(&self, extents: &mut [Extent]) {
-        if self.packs_holes() {
+        let Way::Chunks(bits, _) = self.way else {
             return;
-        }
+        };
         for extent in extents {
             if let Stored::Plain(block) = Stored::of(extent) {
-                extent.start = Stored::Chunk(block).start();
+                extent.start = Stored::Chunk(block, bits).start();
             }
         }
     }
 
-    /// Writes the blocks of records that are not full yet.
+    /// Gives back an extent of a file that is gone: the blocks that it had for itself.
+    pub(crate) fn release(&mut self, extent: &Extent) -> (u64, u64) {
+        if let Stored::Inline(number) = Stored::of(extent) {
+            self.gone.push((number, extent.len));
+            self.dead += 1;
+        }
+        stored_blocks(extent)
+    }
+
+    /// Writes the blocks of records that are not full yet, and zeros over records that are gone:
+    /// what is in no directory is not to be in the image.
     pub(super) fn close(&mut self, data: &mut Data<'_>) -> io::Result<()> {
         self.open
             .drain(..)
-            .try_for_each(|mut open| open.write(data))
+            .try_for_each(|mut open| open.write(data))?;
+        data.flush()?;
+        for (number, bytes) in self.gone.drain(..) {
+            let zeros = &[0; BLOCK][..bytes as usize];
+            data.file().write_all_at(zeros, number * inode::SLOT)?;
+        }
+        Ok(())
     }
 }
 
