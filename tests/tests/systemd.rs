@@ -26,13 +26,13 @@ exec env -i container=banger PATH=/usr/sbin:/usr/bin:/sbin:/bin SYSTEMD_UNIT_PAT
 impl<'a> Systemd<'a> {
     fn start(sandbox: &'a Sandbox) -> Self {
         let units = sandbox.path("units");
-        fs::create_dir(&units).unwrap();
+        fs::create_dir(&units).expect("the sandbox can be written");
         fs::write(
             units.join("default.target"),
             "[Unit]\nDescription=nothing\n",
         )
-        .unwrap();
-        fs::write(sandbox.path("init.sh"), SCRIPT).unwrap();
+        .expect("the sandbox can be written");
+        fs::write(sandbox.path("init.sh"), SCRIPT).expect("the sandbox can be written");
         let unshare = sandbox.start(&format!(
             "exec unshare --pid --fork --kill-child --mount --cgroup --uts --ipc sh {} {}",
             sandbox.path("init.sh").display(),
