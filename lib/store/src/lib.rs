@@ -21,7 +21,7 @@ pub use error::{StoreError, io_error};
 pub use file_lock::FileLock;
 pub use image_rows::NewImage;
 pub use kernel_rows::NewKernel;
-pub use locks::{CreateGuard, Holder, ImagesGuard, LeafGuard, Locks, VmGuard};
+pub use locks::{CreateGuard, Holder, ImagesGuard, Locks, VmGuard};
 pub use operation_rows::{OperationRow, Outcome, wait_operation};
 pub use runtime_dir::private_dir;
 pub use schema::Store;

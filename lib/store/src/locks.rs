@@ -1,6 +1,6 @@
 //! The store's locks, in an order that the types enforce.
 //!
-//! `vm[id]` comes before `create` or `images`; leaf locks come last. A guard borrows what it was
+//! `vm[id]` comes before `create` or `images`. A guard borrows what it was
 //! taken from mutably, so a second lock of the same level, or an earlier one, does not compile:
 //!
 //! ```compile_fail
@@ -119,17 +119,6 @@ impl Locks {
         })
     }
 
-    /// A leaf lock, such as one that lets equal pulls wait for each other. `name` is a file name.
-    ///
-    /// # Errors
-    /// When the lock file cannot be opened or locked.
-    pub fn leaf(&mut self, name: &str) -> Result<LeafGuard<'_>, StoreError> {
-        Ok(LeafGuard {
-            _file: self.take(name)?,
-            _order: PhantomData,
-        })
-    }
-
     fn take(&self, name: &str) -> Result<FileLock, StoreError> {
         let path = self.directory.join(name);
         let mut lock = FileLock::open(&path).map_err(io_error("open the lock file", &path))?;
@@ -188,12 +177,6 @@ impl Drop for ImagesGuard<'_> {
     fn drop(&mut self) {
         passed("lock.images.drop");
     }
-}
-
-/// Holds a leaf lock.
-pub struct LeafGuard<'a> {
-    _file: FileLock,
-    _order: PhantomData<&'a mut Locks>,
 }
 
 pub(crate) fn read_holder(file: &mut File) -> Option<Holder> {

@@ -1,14 +1,16 @@
-//! The store against a plain map: random operations, each through a connection chosen at random, as
-//! separate processes would have them.
+//! The store against a plain map: random operations, each by a process chosen at random.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
 
-use lib_model::{ByteSize, Digest, ImageId, KernelName, OciConfig, VmId, VmName};
+use lib_model::{ByteSize, Digest, ImageId, KernelId, KernelName, OciConfig, VmId, VmName};
 use lib_store::{Context, Locks, NewImage, NewKernel, NewVm, Staged, Store, StoreError, VmSpec};
 use proptest::prelude::*;
+use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone)]
 enum Operation {
@@ -56,7 +58,7 @@ fn new_image() -> NewImage {
     }
 }
 
-fn new_vm(name: &str, image: &ImageId, kernel: &lib_model::KernelId) -> NewVm {
+fn new_vm(name: &str, image: &ImageId, kernel: &KernelId) -> NewVm {
     NewVm {
         id: VmId::random().unwrap(),
         name: VmName::try_from(name).unwrap(),
@@ -77,7 +79,7 @@ fn new_vm(name: &str, image: &ImageId, kernel: &lib_model::KernelId) -> NewVm {
     }
 }
 
-fn kernel(store: &mut Store, locks: &mut Locks) -> lib_model::KernelId {
+fn kernel(store: &mut Store, locks: &mut Locks) -> KernelId {
     let new = NewKernel {
         name: KernelName::try_from("k").unwrap(),
         release: "1".into(),
@@ -92,32 +94,165 @@ fn kernel(store: &mut Store, locks: &mut Locks) -> lib_model::KernelId {
     store.publish_kernel(&guard, staged, &new).unwrap().id
 }
 
-fn apply(
-    store: &mut Store,
-    locks: &mut Locks,
-    kernel: &lib_model::KernelId,
-    model: &mut Model,
-    operation: &Operation,
-) {
+/// What a process is told to do.
+#[derive(Debug, Serialize, Deserialize)]
+enum Request {
+    Publish {
+        name: String,
+    },
+    Rename {
+        image: ImageId,
+        name: String,
+    },
+    DeleteImage {
+        image: ImageId,
+    },
+    CreateVm {
+        name: String,
+        image: ImageId,
+        kernel: KernelId,
+    },
+    DeleteVm {
+        vm: VmId,
+    },
+}
+
+/// What came of it.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Reply {
+    Image(ImageId),
+    Vm(VmId),
+    Changed(bool),
+    Deleted,
+    InUse(Vec<String>),
+    Taken,
+}
+
+fn serve(store: &mut Store, locks: &mut Locks, request: Request) -> Reply {
+    match request {
+        Request::Publish { name } => {
+            let staged = Staged::new(store.context()).unwrap();
+            let guard = locks.images().unwrap();
+            let image = store.publish_image(&guard, staged, &new_image(), Some(&name));
+            Reply::Image(image.unwrap().id)
+        }
+        Request::Rename { image, name } => {
+            let guard = locks.images().unwrap();
+            Reply::Changed(store.name_image(&guard, &image, &name).unwrap())
+        }
+        Request::DeleteImage { image } => {
+            let guard = locks.images().unwrap();
+            match store.delete_image(&guard, &image) {
+                Ok(trash) => {
+                    drop(guard);
+                    drop(trash);
+                    Reply::Deleted
+                }
+                Err(StoreError::InUse { users, .. }) => Reply::InUse(users),
+                Err(error) => panic!("{error}"),
+            }
+        }
+        Request::CreateVm {
+            name,
+            image,
+            kernel,
+        } => {
+            let staged = Staged::new(store.context()).unwrap();
+            let guard = locks.create().unwrap();
+            match store.publish_vm(&guard, staged, &new_vm(&name, &image, &kernel)) {
+                Ok(row) => Reply::Vm(row.id),
+                Err(StoreError::NameTaken { .. }) => Reply::Taken,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        Request::DeleteVm { vm } => {
+            let guard = locks.vm(&vm).unwrap();
+            store.delete_vm(&guard, &vm).unwrap();
+            Reply::Deleted
+        }
+    }
+}
+
+/// Where a worker finds the store; without it, it is no worker.
+const VARIABLE: &str = "BANGER_MODEL_STORE";
+/// Replies are among what the test harness prints.
+const MARK: &str = "reply: ";
+
+/// A process with the store open.
+struct Worker {
+    child: Child,
+    output: std::io::Lines<BufReader<ChildStdout>>,
+}
+
+impl Worker {
+    fn start(base: &Path) -> Worker {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "worker", "--ignored", "--nocapture"])
+            .env(VARIABLE, base)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap()).lines();
+        Worker { child, output }
+    }
+
+    fn ask(&mut self, request: &Request) -> Reply {
+        let line = serde_json::to_string(request).unwrap();
+        writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
+        loop {
+            let line = self.output.next().expect("the worker answers").unwrap();
+            if let Some((_, reply)) = line.split_once(MARK) {
+                return serde_json::from_str(reply).unwrap();
+            }
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+#[ignore = "the other processes of the model test"]
+fn worker() {
+    let Some(base) = std::env::var_os(VARIABLE) else {
+        return;
+    };
+    let context = context(Path::new(&base));
+    let mut store = Store::open(&context).unwrap();
+    let mut locks = Locks::new(&context, |_, _| {});
+    for line in std::io::stdin().lines() {
+        let request = serde_json::from_str(&line.unwrap()).unwrap();
+        let reply = serve(&mut store, &mut locks, request);
+        println!("{MARK}{}", serde_json::to_string(&reply).unwrap());
+    }
+}
+
+fn apply(worker: &mut Worker, kernel: &KernelId, model: &mut Model, operation: &Operation) {
     match *operation {
         Operation::Publish { name } => {
             let name = format!("n{name}:latest");
-            let staged = Staged::new(store.context()).unwrap();
-            let guard = locks.images().unwrap();
-            let image = store
-                .publish_image(&guard, staged, &new_image(), Some(&name))
-                .unwrap();
-            model.images.push(image.id.clone());
-            model.names.insert(name, image.id);
+            let Reply::Image(id) = worker.ask(&Request::Publish { name: name.clone() }) else {
+                panic!("an image is published");
+            };
+            model.images.push(id.clone());
+            model.names.insert(name, id);
         }
         Operation::Rename { image, name } => {
             let Some(id) = model.images.get(image).cloned() else {
                 return;
             };
             let name = format!("n{name}:latest");
-            let guard = locks.images().unwrap();
-            let changed = store.name_image(&guard, &id, &name).unwrap();
-            assert_eq!(changed, model.names.insert(name, id.clone()) != Some(id));
+            let request = Request::Rename {
+                image: id.clone(),
+                name: name.clone(),
+            };
+            let changes = model.names.insert(name, id.clone()) != Some(id);
+            assert_eq!(worker.ask(&request), Reply::Changed(changes));
         }
         Operation::DeleteImage { image } => {
             let Some(id) = model.images.get(image).cloned() else {
@@ -129,32 +264,34 @@ fn apply(
                 .filter(|(_, (_, used))| *used == id)
                 .map(|(name, _)| name.clone())
                 .collect();
-            let guard = locks.images().unwrap();
-            match store.delete_image(&guard, &id) {
-                Ok(trash) => {
-                    drop(trash);
-                    assert!(users.is_empty(), "an image in use was deleted");
-                    model.images.retain(|other| *other != id);
-                    model.names.retain(|_, other| *other != id);
-                }
-                Err(StoreError::InUse { users: said, .. }) => assert_eq!(said, users),
-                Err(error) => panic!("{error}"),
+            let reply = worker.ask(&Request::DeleteImage { image: id.clone() });
+            if users.is_empty() {
+                assert_eq!(reply, Reply::Deleted);
+                model.images.retain(|other| *other != id);
+                model.names.retain(|_, other| *other != id);
+            } else {
+                assert_eq!(reply, Reply::InUse(users));
             }
         }
         Operation::CreateVm { name, image } => {
-            let Some(image) = model.images.get(image) else {
+            let Some(image) = model.images.get(image).cloned() else {
                 return;
             };
-            let new = new_vm(&format!("vm{name}"), image, kernel);
-            let taken = model.vms.contains_key(new.name.as_str());
-            let guard = locks.create().unwrap();
-            match store.publish_vm(&guard, Staged::new(store.context()).unwrap(), &new) {
-                Ok(row) => {
-                    assert!(!taken, "a taken name was given twice");
-                    model.vms.insert(row.name.to_string(), (row.id, row.image));
+            let name = format!("vm{name}");
+            let request = Request::CreateVm {
+                name: name.clone(),
+                image: image.clone(),
+                kernel: kernel.clone(),
+            };
+            match worker.ask(&request) {
+                Reply::Vm(id) => {
+                    let before = model.vms.insert(name, (id, image));
+                    assert!(before.is_none(), "a taken name was given twice");
                 }
-                Err(StoreError::NameTaken { .. }) => assert!(taken),
-                Err(error) => panic!("{error}"),
+                reply => {
+                    assert_eq!(reply, Reply::Taken);
+                    assert!(model.vms.contains_key(&name));
+                }
             }
         }
         Operation::DeleteVm { vm } => {
@@ -166,8 +303,7 @@ fn apply(
             else {
                 return;
             };
-            let guard = locks.vm(&id).unwrap();
-            store.delete_vm(&guard, &id).unwrap();
+            assert_eq!(worker.ask(&Request::DeleteVm { vm: id }), Reply::Deleted);
             model.vms.remove(&name);
         }
     }
@@ -213,21 +349,21 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
-    fn random_operations_through_several_connections(
+    fn random_operations_of_several_processes(
         operations in prop::collection::vec((operation(), 0usize..3), 1..40),
     ) {
         let base = tempfile::tempdir().unwrap();
         let context = context(base.path());
-        let mut stores: Vec<Store> = (0..3).map(|_| Store::open(&context).unwrap()).collect();
+        let mut store = Store::open(&context).unwrap();
         let mut locks = Locks::new(&context, |_, _| {});
-        let kernel = kernel(&mut stores[0], &mut locks);
+        let kernel = kernel(&mut store, &mut locks);
+        let mut workers: Vec<Worker> = (0..3).map(|_| Worker::start(base.path())).collect();
         let mut model = Model::default();
-        for (operation, through) in &operations {
-            apply(&mut stores[*through], &mut locks, &kernel, &mut model, operation);
+        for (operation, by) in &operations {
+            apply(&mut workers[*by], &kernel, &mut model, operation);
         }
-        for store in &stores {
-            compare(store, &model);
-        }
+        compare(&store, &model);
+        drop(workers);
         compare(&Store::open(&context).unwrap(), &model);
     }
 }
