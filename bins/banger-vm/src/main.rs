@@ -68,5 +68,7 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+        // Links of the documentation mean nothing to who reads the help.
+        assert!(!Cli::command().render_long_help().to_string().contains("[`"));
     }
 }

@@ -35,16 +35,16 @@ pub struct Global {
 /// What `--format` chooses: an output or, where an image is made, its file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Choice {
-    /// [`Format::Table`].
+    /// Aligned columns
     Table,
-    /// [`Format::Json`].
+    /// One JSON record per line
     Json,
-    /// [`Format::Ids`].
+    /// One id per line
     Ids,
-    /// [`Filesystem::Ext4`].
+    /// A writable file system, for commands that make images
     #[value(hide = true)]
     Ext4,
-    /// [`Filesystem::Erofs`].
+    /// A compressed file system that can only be read, for commands that make images
     #[value(hide = true)]
     Erofs,
 }

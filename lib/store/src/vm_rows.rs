@@ -1,7 +1,9 @@
 //! VMs: the durable intent. Whether one runs is never written here.
 
 use std::fs;
+use std::io;
 
+use banger_failpoint::point;
 use lib_model::{ByteSize, ImageId, KernelId, VmId, VmName};
 use rusqlite::Row;
 use serde::{Deserialize, Serialize};
@@ -10,7 +12,7 @@ use crate::image_rows::IMAGES;
 use crate::kernel_rows::KERNELS;
 use crate::look_up::Table;
 use crate::staging::move_to_trash;
-use crate::{CreateGuard, Staged, Store, StoreError, VmGuard, now_ms};
+use crate::{CreateGuard, Staged, Store, StoreError, VmGuard, io_error, now_ms};
 
 /// What was asked for, beyond identity. Fields are only added, with a default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -189,18 +191,24 @@ impl Store {
         }
     }
 
-    /// Forgets a VM that is proven dead: the row, then its directory.
+    /// Forgets a VM that is proven dead: its sockets, the row, then its directory.
     ///
     /// # Errors
     /// When the row or the directory cannot be removed.
     pub fn delete_vm(&mut self, _guard: &VmGuard<'_>, id: &VmId) -> Result<(), StoreError> {
+        // Sockets without a listener. Before the row: without it, nobody would know whose they are.
+        let runtime = self.context().vm_runtime(id);
+        match point("runtime.remove").and_then(|()| fs::remove_dir_all(&runtime)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(io_error("remove", &runtime)(error));
+            }
+            _ => {}
+        }
         self.write(|transaction| {
             transaction.execute("DELETE FROM vms WHERE id = ?1", [id.as_str()])
         })?;
         let directory = self.context().vm(id);
         drop(move_to_trash(self.context(), &directory)?);
-        // Sockets without a listener; the directory was only made for them.
-        let _ = fs::remove_dir_all(self.context().vm_runtime(id));
         Ok(())
     }
 
