@@ -74,9 +74,15 @@ impl Bench {
         if listed.lines().count() != AT_ONCE {
             return Err(format!("{} VMs of {AT_ONCE}", listed.lines().count()).into());
         }
-        let held = longest_hold(&fs::read_to_string(log)?, "create");
+        let log = fs::read_to_string(log)?;
         rows.push(alone("64 creates at once, all", shown(took)));
-        rows.push(alone("the longest hold of the lock `create`", shown(held)));
+        for lock in ["create", "images"] {
+            let held = longest_hold(&log, lock);
+            rows.push(alone(
+                &format!("the longest hold of the lock `{lock}`"),
+                shown(held),
+            ));
+        }
         Ok(())
     }
 
