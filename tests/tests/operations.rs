@@ -78,6 +78,24 @@ fn a_failure_is_told_as_the_command_would_have_told_it() {
 }
 
 #[test]
+fn what_is_too_late_to_cancel_is_named_by_its_own_name() {
+    let sandbox = Sandbox::prepared();
+    let done = sandbox
+        .sh("banger-vm create --detach --no-start busybox | banger-vm op wait")
+        .record();
+    let id = done["id"].as_str().unwrap();
+    let vm = sandbox.sh("banger-vm list --json").record();
+    let name = vm["name"].as_str().unwrap();
+    sandbox
+        .sh(&format!("banger-vm op cancel {id}"))
+        .says(&format!("banger-vm delete {name}\n"));
+    sandbox.sh(&format!("banger-vm delete --quiet {name}")).ok();
+    sandbox
+        .sh(&format!("banger-vm op cancel {id}"))
+        .says("its VM is gone");
+}
+
+#[test]
 fn cancelled_while_it_pulls() {
     let sandbox = Sandbox::prepared();
     let image = Image::busybox().unwrap();

@@ -103,10 +103,15 @@ fn cancel(session: &mut Session, args: &OperationsArgs) -> Result<(), Failure> {
             record = store.operation_record(&store.operation(row.id.as_str())?)?;
         }
         if record.state == OperationState::Done {
-            session.note(&format!(
-                "{} was done already: banger-vm delete {}",
-                record.id, record.name
-            ));
+            // Nobody may have named the VM; then the operation is named after its image.
+            let made = record.vm.as_ref().and_then(|vm| store.vm(vm.as_str()).ok());
+            session.note(&match made {
+                Some(vm) => format!(
+                    "{} was done already: banger-vm delete {}",
+                    record.id, vm.name
+                ),
+                None => format!("{} was done already, and its VM is gone", record.id),
+            });
         }
         record.changed = before.finished_ms.is_none() && record.state == OperationState::Cancelled;
         session.output.emit(record)
