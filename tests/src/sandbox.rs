@@ -207,6 +207,23 @@ impl Sandbox {
             .unwrap_or_else(|| panic!("no {key} in {text}"))
     }
 
+    /// Waits until a VMM of this sandbox runs, and stops it there: its guest gets no further.
+    ///
+    /// # Panics
+    /// When none runs within a minute.
+    #[track_caller]
+    pub fn freeze_vmm(&self) -> u32 {
+        eventually("a VMM runs", Duration::from_secs(60), || {
+            let processes = self.processes();
+            let vmm = processes
+                .iter()
+                .find(|(_, line)| line.contains("qemu-system"));
+            let pid = vmm.map(|(pid, _)| *pid)?;
+            let stopped = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGSTOP);
+            stopped.ok().map(|()| pid)
+        })
+    }
+
     /// Processes whose command line or environment names this sandbox.
     pub fn processes(&self) -> Vec<(u32, String)> {
         let marks = [
@@ -257,7 +274,7 @@ impl Drop for Sandbox {
             return;
         }
         self.delete_everything();
-        let deadline = Duration::from_secs(10);
+        let deadline = Duration::from_secs(60);
         let left = std::panic::catch_unwind(|| {
             eventually("no process is left", deadline, || {
                 self.processes().is_empty().then_some(())

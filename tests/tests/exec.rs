@@ -110,7 +110,7 @@ fn standard_input_reaches_the_command_to_the_byte() {
     let yes = || sandbox.sh("banger-vm exec t -- pidof yes").status == 1;
     eventually(
         "`yes` ends with its reader",
-        Duration::from_secs(20),
+        Duration::from_secs(60),
         || yes().then_some(()),
     );
 }
@@ -194,7 +194,7 @@ fn signals_reach_the_command() {
     orphan.finish().exits(137);
     eventually(
         "the command ends with its client",
-        Duration::from_secs(20),
+        Duration::from_secs(60),
         || (sandbox.sh("banger-vm exec t -- pidof sleep").status == 1).then_some(()),
     );
 }
@@ -211,7 +211,7 @@ fn orphans_are_reaped_and_commands_run_side_by_side() {
         .sh(&format!("banger-vm exec t -- sh -c '{orphans}'"))
         .ok();
     let zombies = "banger-vm exec t -- sh -c 'cat /proc/[0-9]*/stat | grep -c \") Z \"'";
-    eventually("no zombie is left", Duration::from_secs(30), || {
+    eventually("no zombie is left", Duration::from_secs(60), || {
         let sleeping = sandbox.sh("banger-vm exec t -- pidof sleep").status == 0;
         let zombies = sandbox.sh(zombies).stdout;
         (!sleeping && zombies == "0\n").then_some(())

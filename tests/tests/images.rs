@@ -376,7 +376,7 @@ fn an_interrupted_pull_leaves_nothing_and_says_nothing_wrong() {
             .then(|| Answer::Stalled(kind, vec![b'x'; 2]))
     });
     let pull = sandbox.start(&format!("exec banger-image pull {}", registry.reference()));
-    eventually("a blob is asked for", Duration::from_secs(20), || {
+    eventually("a blob is asked for", Duration::from_secs(60), || {
         let requests = registry.requests();
         requests
             .iter()

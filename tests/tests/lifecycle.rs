@@ -138,11 +138,11 @@ fn the_truth_is_seen_after_the_vmm_or_the_monitor_is_killed() {
     let monitor = sandbox.handle("v", "monitor_pid");
     kill_9(sandbox.handle("v", "vmm_pid"));
     // The lock falls with the last process; no command repairs anything.
-    eventually("list says stopped", Duration::from_secs(10), || {
+    eventually("list says stopped", Duration::from_secs(60), || {
         (sandbox.vm("v")["state"] == "stopped").then_some(())
     });
     assert_eq!(sandbox.vm("v")["pid"], serde_json::Value::Null);
-    eventually("the monitor ends", Duration::from_secs(10), || {
+    eventually("the monitor ends", Duration::from_secs(60), || {
         (!alive(monitor)).then_some(())
     });
     sandbox
@@ -155,7 +155,7 @@ fn the_truth_is_seen_after_the_vmm_or_the_monitor_is_killed() {
     let vmm = sandbox.handle("v", "vmm_pid");
     kill_9(sandbox.handle("v", "monitor_pid"));
     // Either the VMM lives on and is said to, or it is gone and is said to be.
-    eventually("list is true", Duration::from_secs(10), || {
+    eventually("list is true", Duration::from_secs(60), || {
         let state = sandbox.vm("v")["state"].clone();
         (state == if alive(vmm) { "orphaned" } else { "stopped" }).then_some(())
     });
@@ -213,7 +213,7 @@ fn run_ends_with_its_command_whatever_happens() {
     }
     let sandbox = Sandbox::for_guests();
     let nothing_left = |when: &str| {
-        eventually(when, Duration::from_secs(20), || {
+        eventually(when, Duration::from_secs(60), || {
             let none = sandbox.sh("banger-vm list").ok().is_empty();
             (none && sandbox.processes().is_empty()).then_some(())
         });
@@ -242,13 +242,7 @@ fn run_ends_with_its_command_whatever_happens() {
     running.finish().exits(130);
     nothing_left("after SIGINT in the command");
     let booting = sandbox.start("exec banger-vm run busybox -- sleep 1000");
-    eventually("QEMU runs", Duration::from_secs(60), || {
-        let processes = sandbox.processes();
-        processes
-            .iter()
-            .any(|(_, line)| line.contains("qemu-system"))
-            .then_some(())
-    });
+    sandbox.freeze_vmm();
     booting.signal(Signal::SIGTERM);
     let interrupted = booting.finish();
     assert_ne!(interrupted.status, 0, "{interrupted}");

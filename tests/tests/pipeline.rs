@@ -54,7 +54,7 @@ fn a_pulled_debian_runs_and_nothing_is_left() {
             .count(),
         0
     );
-    eventually("no process is left", Duration::from_secs(10), || {
+    eventually("no process is left", Duration::from_secs(60), || {
         sandbox.processes().is_empty().then_some(())
     });
     sandbox.sh(&format!("banger-image delete {reference}")).ok();

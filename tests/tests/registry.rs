@@ -185,7 +185,7 @@ fn processes_that_pull_the_same_download_it_once() {
     let first = sandbox.start(&line);
     asked.recv().unwrap();
     let others = [sandbox.start(&line), sandbox.start(&line)];
-    eventually("all know the manifest", Duration::from_secs(20), || {
+    eventually("all know the manifest", Duration::from_secs(60), || {
         let manifests = registry.requests();
         let manifests = manifests.iter().filter(|path| path.contains("/manifests/"));
         (manifests.count() == 3).then_some(())
@@ -224,7 +224,7 @@ fn a_killed_pull_leaves_what_the_next_one_or_the_collector_deals_with() {
         found.filter(|blob| blob["state"] == state)
     };
     let pull = sandbox.start(&line);
-    eventually("half of the layer is here", Duration::from_secs(20), || {
+    eventually("half of the layer is here", Duration::from_secs(60), || {
         partial("partial").filter(|blob| blob["size"].as_u64() > Some(0))
     });
     // Nobody takes it from one who is alive.

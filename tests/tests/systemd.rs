@@ -39,7 +39,7 @@ impl<'a> Systemd<'a> {
             units.display()
         ));
         let pid = unshare.pid();
-        let init = eventually("process 1 is there", Duration::from_secs(20), || {
+        let init = eventually("process 1 is there", Duration::from_secs(60), || {
             let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
             children.split_whitespace().next()?.parse().ok()
         });
@@ -48,7 +48,7 @@ impl<'a> Systemd<'a> {
             init,
             _unshare: unshare,
         };
-        eventually("systemd answers", Duration::from_secs(20), || {
+        eventually("systemd answers", Duration::from_secs(60), || {
             (systemd.inside("systemctl list-units --no-pager").status == 0).then_some(())
         });
         systemd
@@ -99,7 +99,7 @@ fn a_monitor_gets_a_scope_of_its_own() {
     systemd.inside("banger-vm stop --quiet v").ok();
     eventually(
         "the scope goes with its VM",
-        Duration::from_secs(10),
+        Duration::from_secs(60),
         || {
             let state = systemd.inside(&format!("systemctl is-active {scope}"));
             (state.stdout.trim() == "inactive").then_some(())
@@ -108,7 +108,7 @@ fn a_monitor_gets_a_scope_of_its_own() {
     systemd.inside("banger-vm start --quiet v").ok();
     // The machine goes down without a word.
     drop(systemd);
-    eventually("nothing runs any more", Duration::from_secs(10), || {
+    eventually("nothing runs any more", Duration::from_secs(60), || {
         (sandbox.vm("v")["state"] == "stopped").then_some(())
     });
     sandbox.sh("banger-vm start --quiet v").ok();
