@@ -10,6 +10,9 @@ use banger_wire::agent::kind;
 use banger_wire::frame;
 use lib_guest::{Command, Control, Error, Exec, Guest, Io, Outcome};
 
+/// Nothing that is answered takes so long, on whatever machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// A guest that lets `serve` talk to whoever connects.
 fn guest(serve: impl Fn(UnixStream) + Send + 'static) -> (Guest, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
@@ -20,8 +23,7 @@ fn guest(serve: impl Fn(UnixStream) + Send + 'static) -> (Guest, tempfile::TempD
             serve(stream.unwrap());
         }
     });
-    let guest = Guest::new(path).answer_timeout(Duration::from_millis(300));
-    (guest, directory)
+    (Guest::new(path).answer_timeout(PATIENCE), directory)
 }
 
 /// Says `bytes` and then keeps the connection open until the client closes it.
@@ -54,15 +56,21 @@ fn only_ok_opens_a_stream() {
         (b"OK x\n", "guest refused port 1024: OK x"),
         (b"\x1b[2Jno\n", "guest refused port 1024: \u{fffd}[2Jno"),
         (&[b'x'; 100_000], "guest refused port 1024: xxx"),
-        (b"OK 3", "did not answer within 0.3 s"),
-        (b"", "did not answer within 0.3 s"),
     ] {
         let (guest, _directory) = guest(says(answer.to_vec()));
-        let begun = Instant::now();
         let error = guest.exec(command(), Io::default()).unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
         assert_eq!(error.status(), 125);
-        assert!(begun.elapsed() < Duration::from_secs(5));
+    }
+    for answer in [&b"OK 3"[..], b""] {
+        let (guest, _directory) = guest(says(answer.to_vec()));
+        let guest = guest.answer_timeout(Duration::from_millis(300));
+        let begun = Instant::now();
+        let error = guest.exec(command(), Io::default()).unwrap_err();
+        let expected = "did not answer within 0.3 s";
+        assert!(error.to_string().contains(expected), "{error}");
+        assert_eq!(error.status(), 125);
+        assert!(begun.elapsed() < PATIENCE);
     }
 }
 
@@ -85,9 +93,10 @@ fn an_answer_byte_by_byte_does_not_extend_the_deadline() {
             std::thread::sleep(Duration::from_millis(20));
         }
     });
+    let guest = guest.answer_timeout(Duration::from_millis(300));
     let begun = Instant::now();
     assert!(matches!(guest.info(), Err(Error::NoAnswer(_))));
-    assert!(begun.elapsed() < Duration::from_secs(3));
+    assert!(begun.elapsed() < PATIENCE);
 }
 
 #[test]
@@ -128,6 +137,7 @@ fn noise_never_panics_and_never_hangs() {
             bytes.push((state >> 60) as u8 + if state & 1 == 0 { 60 } else { 0 });
         }
         let (guest, _directory) = guest(says(bytes));
+        let guest = guest.answer_timeout(Duration::from_millis(300));
         guest.exec(command(), Io::default()).unwrap_err();
     }
 }
@@ -144,13 +154,14 @@ fn a_started_command_whose_connection_ends_is_lost() {
 #[test]
 fn a_silent_command_is_bounded_by_the_timeout_even_when_kills_are_ignored() {
     let (guest, _directory) = guest(says(frames(&[(kind::STARTED, br#"{"pid":7}"#)])));
+    let guest = guest.answer_timeout(Duration::from_secs(3));
     let begun = Instant::now();
     let io = Io {
         timeout: Some(Duration::from_millis(50)),
         ..Io::default()
     };
     assert_eq!(guest.exec(command(), io).unwrap(), Outcome::TimedOut);
-    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert!(begun.elapsed() < PATIENCE);
 }
 
 /// A caller whose signal arrives while nobody answers.
