@@ -13,7 +13,8 @@ fn a_small_storm_leaves_a_true_store_and_nothing_else() {
         processes: 8,
         operations: 30,
         boots: 1,
-        seed: std::process::id().into(),
+        // The same choices each time; the full storm makes new ones.
+        seed: 1,
     };
     judge(&sandbox, storm);
 }

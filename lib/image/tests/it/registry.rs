@@ -80,15 +80,20 @@ fn a_helper_that_fails_hangs_or_is_missing_is_said_before_anything_comes() {
     let (registry, _files) = Registry::with_password();
     let place = Place::new();
     let reference = registry.reference("private:1");
-    for (script, expected) in [
+    for (script, patience, expected) in [
         (
             "echo 'no such collection'; exit 1",
+            Duration::from_secs(60),
             "it failed: no such collection",
         ),
-        ("sleep 600", "it said nothing for 300ms"),
+        (
+            "sleep 600",
+            Duration::from_millis(300),
+            "it said nothing for 300ms",
+        ),
     ] {
         let mut request = helped(&place, registry.address(), &reference, script);
-        request.registry.helper_timeout = Duration::from_millis(300);
+        request.registry.helper_timeout = patience;
         let error = place.pull_with(&request, &Silent).unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
         let hint = format!("echo {} | docker-credential-test get", registry.address());

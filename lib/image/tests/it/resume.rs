@@ -58,9 +58,12 @@ fn every_way_in_which_a_transfer_breaks_is_survived() {
         });
         let place = Place::new();
         let mut request = request(&server.reference());
-        request.registry.read_timeout = Duration::from_millis(500);
+        // Only what stalls is waited out; on a busy machine all else may take long.
+        let stalls = matches!(fault, Fault::Stall(_));
+        request.registry.read_timeout = Duration::from_secs(if stalls { 2 } else { 60 });
         assert!(place.pull_with(&request, &Silent).unwrap().changed);
-        assert_eq!(ranges(&server, &image).len(), 2);
+        let asked = ranges(&server, &image).len();
+        assert!(asked == 2 || stalls && asked > 2, "{fault:?}: {asked}");
         assert!(!partial(&place, &image).exists());
     }
 }

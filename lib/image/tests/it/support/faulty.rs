@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use super::image::{Image, digest};
 
 /// What happens to one request.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) enum Fault {
     /// A status with header lines and a body.
     Status(u16, String, &'static str),
