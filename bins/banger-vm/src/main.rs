@@ -31,6 +31,12 @@ fn dispatch(session: &mut Session, command: Command) -> Result<u8, Failure> {
         Command::Create(args) => commands::create::run(session, args).map(|()| done),
         Command::Run(args) => commands::run::run(session, args),
         Command::Exec(args) => commands::exec::run(session, args),
+        Command::Ssh(args) => commands::ssh::run(session, args),
+        Command::SshProxy(args) => commands::ssh_proxy::run(session, &args).map(|()| done),
+        Command::SshConfig(args) => commands::ssh_config::run(session, &args).map(|()| done),
+        Command::SshKnownHosts(args) => {
+            commands::ssh_config::known_hosts(session, &args).map(|()| done)
+        }
         Command::Start(args) => commands::start::run(session, &args).map(|()| done),
         Command::Stop(args) => commands::stop::stop(session, &args).map(|()| done),
         Command::Restart(args) => commands::stop::restart(session, &args).map(|()| done),
@@ -48,14 +54,14 @@ fn dispatch(session: &mut Session, command: Command) -> Result<u8, Failure> {
     }
 }
 
-/// `run` and `exec` end with the guest's status, so a wrong command line must not look like one.
+/// `run`, `exec` and `ssh` end with the guest's status, so a wrong command line must not look like one.
 fn usage_status(arguments: &[OsString]) -> u8 {
     let verb = arguments
         .iter()
         .skip(1)
         .find(|a| !a.to_string_lossy().starts_with('-'));
     match verb.and_then(|v| v.to_str()) {
-        Some("run" | "exec") => OWN_FAILURE,
+        Some("run" | "exec" | "ssh") => OWN_FAILURE,
         _ => Exit::Usage.into(),
     }
 }

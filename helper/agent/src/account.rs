@@ -2,6 +2,7 @@
 //!
 //! Never through NSS: a static binary would load the guest's libraries.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use crate::image_file;
@@ -38,6 +39,22 @@ pub(crate) fn find(specification: &str) -> Result<Account, String> {
     let passwd = image_file::read(Path::new("/etc/passwd")).unwrap_or_default();
     let group = image_file::read(Path::new("/etc/group")).unwrap_or_default();
     resolve(specification, &passwd, &group)
+}
+
+/// All names by number: users, then groups; the first line of a number counts.
+pub(crate) fn names() -> (HashMap<u32, String>, HashMap<u32, String>) {
+    let passwd = image_file::read(Path::new("/etc/passwd")).unwrap_or_default();
+    let group = image_file::read(Path::new("/etc/group")).unwrap_or_default();
+    let (mut users, mut groups) = (HashMap::new(), HashMap::new());
+    for line in passwd_lines(&passwd) {
+        users
+            .entry(line.uid)
+            .or_insert_with(|| line.name.to_owned());
+    }
+    for (name, gid, _) in group_lines(&group) {
+        groups.entry(gid).or_insert_with(|| name.to_owned());
+    }
+    (users, groups)
 }
 
 fn resolve(specification: &str, passwd: &str, group: &str) -> Result<Account, String> {

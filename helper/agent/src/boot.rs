@@ -138,7 +138,7 @@ async fn serve(config: GuestConfig, hidden: &Hidden) -> Result<(), BootError> {
     if let Err(error) = network::configure(config.network.as_ref()).await {
         return Err(BootError(format!("network: {error}")));
     }
-    let agent = Agent::new(config.process);
+    let agent = Agent::new(config.process, config.ssh);
     let processes = Rc::clone(&agent.processes);
     spawn_local(async move { processes.reap().await });
     spawn_local(Rc::clone(&agent).push_events());

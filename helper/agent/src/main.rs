@@ -13,16 +13,19 @@ mod exec;
 mod image_file;
 mod port;
 mod process;
+mod relay;
 mod serve;
+mod sftp;
 mod shutdown;
 mod spawn;
+mod ssh;
 mod sys;
 
 use std::io::Write;
 use std::os::fd::RawFd;
 use std::process::ExitCode;
 
-use banger_wire::config::Process;
+use banger_wire::config::{Process, Ssh};
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::port::Port;
@@ -46,6 +49,9 @@ fn main() -> ExitCode {
             Ok(number) => serve(number, Process::default()),
             Err(_) => Err(format!("not a descriptor: {number}")),
         },
+        // How the agent starts itself: for an SSH connection, and for a file transfer in one.
+        ["ssh"] => ssh::main(),
+        ["sftp"] => sftp::main(),
         _ => Err("this is the init of a banger guest; it runs as process 1 only".to_owned()),
     };
     match result {
@@ -64,7 +70,7 @@ fn serve(number: RawFd, defaults: Process) -> Result<(), String> {
     let runtime = runtime().map_err(|e| format!("runtime: {e}"))?;
     let serving = async {
         let port = Port::socket(descriptor).map_err(|e| format!("descriptor {number}: {e}"))?;
-        let agent = Agent::new(defaults);
+        let agent = Agent::new(defaults, test_ssh());
         let processes = std::rc::Rc::clone(&agent.processes);
         spawn_local(async move { processes.reap().await });
         spawn_local(std::rc::Rc::clone(&agent).push_events());
@@ -78,6 +84,11 @@ fn serve(number: RawFd, defaults: Process) -> Result<(), String> {
         Ok(())
     };
     LocalSet::new().block_on(&runtime, serving)
+}
+
+/// For tests: `BANGER_AGENT_SSH` is what the boot configuration says about SSH.
+fn test_ssh() -> Option<Ssh> {
+    serde_json::from_str(&std::env::var("BANGER_AGENT_SSH").ok()?).ok()
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use banger_wire::PROTOCOL;
 use banger_wire::agent::{Call, CallError, CallErrorKind, Event, Exec, Exit, Info, Request, kind};
-use banger_wire::config::Process;
+use banger_wire::config::{Process, Ssh};
 use banger_wire::frame::{Decoder, Frame};
 use banger_wire::port;
 use tokio::sync::Notify;
@@ -18,7 +18,7 @@ use crate::channel::{Channel, ChannelError, Gone, Stream};
 use crate::port::Port;
 use crate::process::Processes;
 use crate::spawn::spawn_on_console;
-use crate::{console, exec, image_file};
+use crate::{console, exec, image_file, relay, ssh};
 
 /// The agent's version.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -30,6 +30,7 @@ pub(crate) struct Agent {
     /// The commands.
     pub(crate) processes: Rc<Processes>,
     defaults: Process,
+    ssh: Option<ssh::Server>,
     events: RefCell<VecDeque<Event>>,
     events_changed: Notify,
     stop: Cell<Option<Duration>>,
@@ -37,8 +38,11 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    pub(crate) fn new(defaults: Process) -> Rc<Agent> {
+    /// Without `ssh` there is no SSH server.
+    pub(crate) fn new(defaults: Process, ssh: Option<Ssh>) -> Rc<Agent> {
+        let ssh = ssh.map(|ssh| ssh::Server::new(ssh, defaults.clone()));
         Rc::new(Agent {
+            ssh,
             channel: Channel::new(),
             processes: Rc::default(),
             defaults,
@@ -62,9 +66,25 @@ impl Agent {
 
     fn opened(self: &Rc<Self>, stream: Stream, number: u32) {
         // A stream that is dropped is reset.
-        if number == port::AGENT {
-            stream.accept();
-            spawn_local(Rc::clone(self).call(stream));
+        match number {
+            port::AGENT => {
+                stream.accept();
+                spawn_local(Rc::clone(self).call(stream));
+            }
+            port::SSH if self.ssh.is_some() && self.stop.get().is_none() => {
+                let agent = Rc::clone(self);
+                spawn_local(async move {
+                    if let Some(ssh) = &agent.ssh {
+                        ssh.serve(&agent.processes, stream).await;
+                    }
+                });
+            }
+            port::TCP.. => {
+                if let Ok(port) = u16::try_from(number - port::TCP) {
+                    spawn_local(relay::to_loopback(stream, port));
+                }
+            }
+            _ => {}
         }
     }
 

@@ -18,7 +18,9 @@ use crate::account::{self, Account};
 use crate::sys::{self, Child, Stage};
 use crate::{command, console};
 
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Where programs are when the image does not say.
+pub(crate) const DEFAULT_PATH: &str =
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A started command and our ends of its input and output, all non-blocking.
 #[derive(Debug)]
@@ -147,7 +149,7 @@ fn plan(exec: &Exec, defaults: &Process) -> Result<Plan, CallError> {
 }
 
 /// A shell whose name begins with a dash is a login shell.
-fn login_name(shell: &str) -> String {
+pub(crate) fn login_name(shell: &str) -> String {
     format!("-{}", shell.rsplit('/').next().unwrap_or(shell))
 }
 
@@ -216,7 +218,15 @@ fn connect(command: &mut Command, exec: &Exec) -> io::Result<Ends> {
             .stderr(slave);
         return Ok(Ends::Terminal(master));
     }
-    let stdin = if exec.stdin {
+    pipes(command, exec.stdin)
+}
+
+/// Gives a command pipes, and `/dev/null` as standard input without `stdin`; returns our ends.
+///
+/// # Errors
+/// Those of pipe(2).
+pub(crate) fn pipes(command: &mut Command, stdin: bool) -> io::Result<Ends> {
+    let stdin = if stdin {
         let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
         command.stdin(read);
         Some(write)

@@ -26,6 +26,9 @@ const OPEN_FILES_SOFT: u64 = 1024;
 /// Hard limit of open files, of the agent and of commands.
 pub(crate) const OPEN_FILES_HARD: u64 = 524_288;
 
+/// The program that runs here, whatever became of its file.
+pub(crate) const OWN_PROGRAM: &str = "/proc/self/exe";
+
 /// Takes over a descriptor that the parent process passed by number.
 ///
 /// # Errors

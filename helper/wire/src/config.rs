@@ -28,6 +28,27 @@ pub struct GuestConfig {
     pub clock_ns: u64,
     /// Fresh random bytes of the host, hexadecimal; mixed into the guest's entropy pool.
     pub entropy: String,
+    /// Absent: no SSH server.
+    #[serde(default)]
+    pub ssh: Option<Ssh>,
+}
+
+/// Who the guest's SSH server is, and whom it lets in.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ssh {
+    /// The private host key in OpenSSH's format (its PROTOCOL.key), not encrypted.
+    pub host_key: String,
+    /// Public keys that may log in as any user: lines of `authorized_keys` without options (sshd(8)).
+    pub authorized_keys: Vec<String>,
+}
+
+impl std::fmt::Debug for Ssh {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ssh")
+            .field("host_key", &"…")
+            .field("authorized_keys", &self.authorized_keys)
+            .finish()
+    }
 }
 
 /// A virtio block device, found by `/sys/block/*/serial` (at most 20 bytes).

@@ -19,6 +19,10 @@ pub mod port {
     pub const EVENTS: u32 = 1;
     /// The agent's own requests: one [`crate::agent::Call`] per stream.
     pub const AGENT: u32 = 1024;
+    /// The agent's SSH server: the bytes of one connection.
+    pub const SSH: u32 = 1025;
+    /// Port `n` of the guest's loopback, by TCP, is `TCP + n`.
+    pub const TCP: u32 = 0x1_0000;
 }
 
 /// Name of the virtio-serial port that carries the mux (`/sys/class/virtio-ports/*/name`).

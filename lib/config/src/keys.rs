@@ -24,6 +24,7 @@ pub(crate) const KEYS: &[(&str, Shape)] = &[
     ("vm.disk", Shape::Text),
     ("vm.network", Shape::Text),
     ("vm.accel", Shape::Text),
+    ("vm.authorized-keys", Shape::List),
     ("registry.mirrors", Shape::Map),
     ("registry.plain-http", Shape::List),
     ("registry.ca-files", Shape::List),

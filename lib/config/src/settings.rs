@@ -50,6 +50,10 @@ pub struct Vm {
     pub network: Option<Network>,
     /// Acceleration.
     pub accel: Option<Acceleration>,
+    /// Public keys that may log in by SSH beside the store's own: keys as they are, or paths of files of
+    /// keys. Running VMs take them at their next start.
+    #[serde(deserialize_with = "keys")]
+    pub authorized_keys: Vec<String>,
 }
 
 /// Networks of VMs.
@@ -171,6 +175,18 @@ fn paths<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::
             path.display()
         ))),
         None => Ok(paths),
+    }
+}
+
+/// Keys are looked at where they are used; here only what is neither a key nor a path is refused.
+fn keys<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let keys = Vec::<String>::deserialize(deserializer)?;
+    let fits = |key: &&String| key.starts_with(['/', '~']) || key.contains(' ');
+    match keys.iter().find(|key| !fits(key)) {
+        Some(key) => Err(de::Error::custom(format!(
+            "`{key}` is neither a public key (`ssh-ed25519 AAAA…`) nor an absolute path"
+        ))),
+        None => Ok(keys),
     }
 }
 

@@ -112,6 +112,11 @@ impl Context {
         self.data.join("cache")
     }
 
+    /// The client's key for SSH, and our part of the user's configuration; made when first needed.
+    pub fn ssh(&self) -> PathBuf {
+        self.data.join("ssh")
+    }
+
     /// Lock files; never removed.
     pub fn locks(&self) -> PathBuf {
         self.data.join("locks")

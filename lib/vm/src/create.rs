@@ -168,12 +168,13 @@ pub fn create(
         });
     }
     driver("qemu").program()?;
-    let staged = Staged::new(store.context())?;
-    let owner = make_files(staged.path(), request)?;
     let id = match &request.id {
         Some(id) => id.clone(),
         None => VmId::random().map_err(io_error("name a VM in", store.context().data()))?,
     };
+    let staged = Staged::new(store.context())?;
+    let owner = make_files(staged.path(), request)?;
+    lib_ssh::host_key(staged.path(), &id)?;
     let create = locks.create()?;
     let new = NewVm {
         id,

@@ -3,8 +3,10 @@
 use std::io;
 use std::path::PathBuf;
 
+use lib_config::ConfigError;
 use lib_kernel::KernelError;
 use lib_model::{Diagnose, Exit, NameError};
+use lib_ssh::SshError;
 use lib_store::StoreError;
 
 /// What can go wrong in a VM's life.
@@ -16,6 +18,12 @@ pub enum VmError {
     /// The kernel or its initramfs.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// Keys for SSH.
+    #[error(transparent)]
+    Ssh(#[from] SshError),
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// A bad name.
     #[error(transparent)]
     Name(#[from] NameError),
@@ -144,6 +152,8 @@ impl Diagnose for VmError {
             VmError::Store(error) => error.exit(),
             VmError::Kernel(error) => error.exit(),
             VmError::Name(error) => error.exit(),
+            VmError::Ssh(error) => error.exit(),
+            VmError::Config(error) => error.exit(),
             VmError::OutOfRange { .. } => Exit::Usage,
             VmError::Running { .. } => Exit::Busy,
             VmError::Interrupted => Exit::Interrupted,
@@ -155,6 +165,8 @@ impl Diagnose for VmError {
         match self {
             VmError::Store(error) => error.hint(),
             VmError::Kernel(error) => error.hint(),
+            VmError::Ssh(error) => error.hint(),
+            VmError::Config(error) => error.hint(),
             VmError::NoVmm {
                 program: "qemu-system-x86_64",
                 ..

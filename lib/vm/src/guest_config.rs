@@ -2,10 +2,14 @@
 
 use std::io;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
-use banger_wire::config::{Disk, GuestConfig, Network, Process, Root};
+use banger_wire::config::{Disk, GuestConfig, Network, Process, Root, Ssh};
+use lib_config::{Config, Environment};
 use lib_model::{ImageRecord, KernelRecord, VmId};
-use lib_store::VmRow;
+use lib_store::{Context, VmRow};
+
+use crate::VmError;
 
 /// Serials of the disks, as the agent looks for them.
 pub(crate) mod serial {
@@ -22,6 +26,7 @@ pub(crate) fn guest_config(
     vm: &VmRow,
     image: &ImageRecord,
     kernel: &KernelRecord,
+    ssh: Ssh,
 ) -> io::Result<GuestConfig> {
     let mut entropy = [0; 32];
     getrandom::fill(&mut entropy).map_err(io::Error::other)?;
@@ -48,6 +53,24 @@ pub(crate) fn guest_config(
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)),
         entropy: entropy.iter().map(|b| format!("{b:02x}")).collect(),
+        ssh: Some(ssh),
+    })
+}
+
+/// Who the VM is, and whom it lets in: the store's own key and those of the configuration.
+///
+/// # Errors
+/// Keys that cannot be read or made; a setting that names no key.
+pub(crate) fn ssh(context: &Context, id: &VmId, note: &dyn Fn(&str)) -> Result<Ssh, VmError> {
+    let host_key = lib_ssh::host_key(&context.vm(id), id)?;
+    let config = Config::load(&Environment::process())?;
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    let configured = &config.vm.authorized_keys;
+    let mut authorized_keys = lib_ssh::authorized_keys(configured, home.as_deref(), note)?;
+    authorized_keys.push(lib_ssh::client_key(context)?.public);
+    Ok(Ssh {
+        host_key: host_key.private,
+        authorized_keys,
     })
 }
 

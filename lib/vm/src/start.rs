@@ -15,7 +15,7 @@ use lib_store::{Context, Store, VmGuard, VmRow};
 use crate::boot_report::{boot_error, timeout_error};
 use crate::create::DATA_DISK;
 use crate::error::io_error;
-use crate::guest_config::{guest_config, mac, serial};
+use crate::guest_config::{guest_config, mac, serial, ssh};
 use crate::liveness::monitor;
 use crate::scope;
 use crate::{
@@ -184,7 +184,8 @@ fn launch(store: &Store, vm: &VmRow, note: &dyn Fn(&str)) -> Result<(), VmError>
     let initrd = directory.join("initrd.img");
     point("start.initrd").map_err(io_error("write", &initrd))?;
     let base = lib_kernel::base_initramfs(context, &kernel, &context.helper("banger-agent"))?;
-    let config = guest_config(vm, &image, &kernel).map_err(io_error("configure", &initrd))?;
+    let ssh = ssh(context, &vm.id, note)?;
+    let config = guest_config(vm, &image, &kernel, ssh).map_err(io_error("configure", &initrd))?;
     lib_kernel::boot_initramfs(&base, &config, &initrd)?;
 
     let vmlinux = lib_kernel::vmlinux(context, &kernel);
