@@ -341,13 +341,18 @@ impl Stream {
         }
     }
 
-    /// Says that nothing more will be sent, and waits until the host has closed its side: a reset
-    /// before that could overtake what the host has not delivered yet.
-    pub(crate) async fn close(self) {
+    /// Says that nothing more will be sent; the host may go on.
+    pub(crate) fn finish(&self) {
         if !self.state.gone.get() {
             self.channel.mux.borrow_mut().finish(self.id);
             self.channel.wake.notify_one();
         }
+    }
+
+    /// Says that nothing more will be sent, and waits until the host has closed its side: a reset
+    /// before that could overtake what the host has not delivered yet.
+    pub(crate) async fn close(self) {
+        self.finish();
         while let Ok(Some(_)) = self.receive().await {}
     }
 }
