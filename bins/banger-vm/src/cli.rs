@@ -1,5 +1,6 @@
 //! The command line of `banger-vm`; doc comments are the help.
 
+use std::ffi::OsString;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
 use lib_cli::Global;
 use lib_config::Settings;
-use lib_model::{ByteSize, OperationId, VmName};
+use lib_model::{ByteSize, OperationId, Publish, VmName};
 use lib_vm::{Accel, Network};
 
 /// Make, run and end microVMs
@@ -43,6 +44,8 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Run a command in a running VM
     Exec(ExecArgs),
+    /// Copy files between this host and a VM
+    Cp(CopyArgs),
     /// Boot stopped VMs
     Start(StartArgs),
     /// Shut VMs down
@@ -113,6 +116,11 @@ pub(crate) struct MachineArgs {
     /// Shut the VM down when nobody has used it for so long, such as 30m or 2h
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) idle_stop: Option<Duration>,
+
+    /// Lead a TCP port of this host to one of the VM: [ADDRESS:]HOSTPORT:GUESTPORT, on 127.0.0.1 unless an
+    /// address says otherwise; HOSTPORT 0 is any that is free
+    #[arg(long, short, value_name = "PORTS")]
+    pub(crate) publish: Vec<Publish>,
 }
 
 impl MachineArgs {
@@ -136,6 +144,8 @@ impl MachineArgs {
                 .iter()
                 .map(|kernel| format!("--kernel={kernel}")),
         );
+        let ports = self.publish.iter();
+        flags.extend(ports.map(|publish| format!("--publish={publish}")));
         let idle = self.idle_stop.iter();
         flags.extend(idle.map(|idle| format!("--idle-stop={}s", idle.as_secs())));
         flags
@@ -396,6 +406,38 @@ pub(crate) struct ExecArgs {
     pub(crate) command: Vec<String>,
 }
 
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A directory goes into a directory that is there, and else becomes the target; DIR/. is its content.
+- is a tar archive on standard input or output. Paths in the VM begin at /.
+
+Examples:
+  banger-vm cp src dev:/root
+  banger-vm cp dev:/var/log/. logs
+  banger-vm cp dev:/etc - | tar t")]
+pub(crate) struct CopyArgs {
+    /// Sources, then the target; one side is VM:PATH
+    #[arg(value_name = "SRC… DST", required = true, num_args = 2.., value_hint = ValueHint::AnyPath,
+          add = ArgValueCompleter::new(lib_cli::vm_paths))]
+    pub(crate) paths: Vec<OsString>,
+
+    /// Keep owners, set-user-id bits and all attributes, as far as permitted
+    #[arg(long, short)]
+    pub(crate) archive: bool,
+
+    /// Follow a source that is a symbolic link
+    #[arg(long, short = 'L')]
+    pub(crate) follow_link: bool,
+
+    /// Whose rights count in the VM, by name or number, with an optional group
+    #[arg(long, short, value_name = "USER[:GROUP]")]
+    pub(crate) user: Option<String>,
+
+    /// Refuse more content from the VM than this [default: what its disk, image and memory can hold]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) max_size: Option<ByteSize>,
+}
+
 /// VMs by name, or from standard input.
 #[derive(Debug, Args)]
 pub(crate) struct VmsArgs {
@@ -482,7 +524,7 @@ mod tests {
         let lines = [
             "banger-vm create x",
             "banger-vm create x --cpus 3 --memory 300M --disk 3G --network none --accel tcg --pull never \
-             --boot-timeout 7 --kernel k --idle-stop 90m",
+             --boot-timeout 7 --kernel k --idle-stop 90m -p 8080:80 -p [::1]:1:2",
         ];
         for line in lines {
             let create = |cli: Cli| match cli.command {

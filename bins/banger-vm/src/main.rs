@@ -2,6 +2,7 @@
 
 mod cli;
 mod commands;
+mod guest;
 mod resolve;
 mod target;
 mod worker;
@@ -44,6 +45,7 @@ fn dispatch(session: &mut Session, command: Command) -> Result<u8, Failure> {
         Command::List(args) => commands::list::run(session, &args).map(|()| done),
         Command::Show(args) => commands::list::show(session, &args).map(|()| done),
         Command::Logs(args) => commands::logs::run(session, &args).map(|()| done),
+        Command::Cp(args) => commands::cp::run(session, &args).map(|()| done),
         Command::Wait(args) => commands::wait::run(session, &args).map(|()| done),
     }
 }

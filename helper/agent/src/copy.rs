@@ -10,9 +10,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use banger_tree::{Limits, Reader, Receive, Send, TreeError, Writer};
-use banger_wire::agent::{
-    CallError, CallErrorKind, Copied, Copy, Direction, Started, kind,
-};
+use banger_wire::agent::{CallError, CallErrorKind, Copied, Copy, Direction, Started, kind};
 use banger_wire::config::Process;
 use banger_wire::frame::{self, Decoder};
 use tokio::io::Interest;
@@ -38,12 +36,11 @@ pub(crate) async fn run(
 ) -> Result<(), CallError> {
     let (pid, socket) = spawn::spawn_self(MODE, what.user.as_deref(), defaults)?;
     let ended = processes.watch(pid);
-    let socket = sys::watch(socket, Interest::READABLE | Interest::WRITABLE).map_err(|error| {
-        CallError {
+    let socket =
+        sys::watch(socket, Interest::READABLE | Interest::WRITABLE).map_err(|error| CallError {
             kind: CallErrorKind::Failed,
             message: format!("the guest could not watch a socket: {error}"),
-        }
-    })?;
+        })?;
     let mut early = Vec::new();
     let call = serde_json::to_vec(what).unwrap_or_default();
     frame::encode(&mut early, kind::CALL, &call);

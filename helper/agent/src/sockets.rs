@@ -67,7 +67,9 @@ fn parse(text: &str, protocol: &str, state: &str) -> Vec<(Socket, u64)> {
             return None;
         }
         let (address, port) = words.get(1)?.split_once(':')?;
-        let port = u16::from_str_radix(port, 16).ok().filter(|port| *port > 0)?;
+        let port = u16::from_str_radix(port, 16)
+            .ok()
+            .filter(|port| *port > 0)?;
         let socket = Socket {
             protocol: protocol.to_owned(),
             address: self::address(address)?,
@@ -112,7 +114,10 @@ fn owners() -> HashMap<u64, u32> {
         for descriptor in descriptors.into_iter().flatten().flatten() {
             let inode = fs::read_link(descriptor.path()).ok().and_then(|link| {
                 let text = link.to_str()?;
-                text.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+                text.strip_prefix("socket:[")?
+                    .strip_suffix(']')?
+                    .parse()
+                    .ok()
             });
             if let Some(inode) = inode {
                 owners.entry(inode).or_insert(pid);

@@ -100,7 +100,9 @@ pub(crate) fn spawn_self(
     let mut command = Command::new(file);
     let connected = theirs.try_clone().and_then(|input| {
         ours.set_nonblocking(true)?;
-        command.stdin(OwnedFd::from(input)).stdout(OwnedFd::from(theirs));
+        command
+            .stdin(OwnedFd::from(input))
+            .stdout(OwnedFd::from(theirs));
         command.stderr(Stdio::null());
         Ok(())
     });

@@ -51,10 +51,7 @@ pub(crate) async fn to_socket(
 ///
 /// # Errors
 /// [`Broken`].
-pub(crate) async fn from_socket(
-    stream: &Stream,
-    socket: &AsyncFd<OwnedFd>,
-) -> Result<(), Broken> {
+pub(crate) async fn from_socket(stream: &Stream, socket: &AsyncFd<OwnedFd>) -> Result<(), Broken> {
     let mut buffer = vec![0; BUFFER];
     loop {
         let mut ready = socket.readable().await.map_err(|_| Broken::Descriptor)?;

@@ -76,7 +76,10 @@ fn load(text: &str) -> ([f64; 3], u32) {
             .unwrap_or(0.0);
     }
     let total = words.next().and_then(|word| word.split_once('/'));
-    (load, total.and_then(|(_, all)| all.parse().ok()).unwrap_or(0))
+    (
+        load,
+        total.and_then(|(_, all)| all.parse().ok()).unwrap_or(0),
+    )
 }
 
 /// Bytes received and sent by all interfaces but loopback (proc_pid_net(5), dev).
@@ -112,8 +115,7 @@ mod tests {
 
     #[test]
     fn what_the_kernel_says_is_understood() {
-        let stat =
-            "cpu  10 1 4 1000 50 2 3 0 7 0\ncpu0 5 0 2 500 25 1 1 0 0 0\ncpu1 5 1 2 500 25 1 2 0 0 0\nintr 5\n";
+        let stat = "cpu  10 1 4 1000 50 2 3 0 7 0\ncpu0 5 0 2 500 25 1 1 0 0 0\ncpu1 5 1 2 500 25 1 2 0 0 0\nintr 5\n";
         assert_eq!(cpu(stat), (2, 200));
         assert_eq!(load("0.50 0.25 0.00 2/117 345\n"), ([0.5, 0.25, 0.0], 117));
         let dev = "Inter-|   Receive\n face |bytes\n    lo: 9 0 0 0 0 0 0 0 9 0 0 0 0 0 0 0\n\

@@ -136,10 +136,8 @@ impl Keep {
         }
         let time = time(entry);
         let flags = UtimensatFlags::NoFollowSymlink;
-        utimensat(at.directory, &*at.name, &time, &time, flags).map_err(TreeError::file(
-            "set the time of",
-            entry.name.as_bytes(),
-        ))
+        utimensat(at.directory, &*at.name, &time, &time, flags)
+            .map_err(TreeError::file("set the time of", entry.name.as_bytes()))
     }
 
     /// Without `archive` nobody else's rights are gained by running what was copied.

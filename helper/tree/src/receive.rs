@@ -229,7 +229,9 @@ impl Receiver<'_> {
             Ok(()) => true,
             Err(Errno::EEXIST) => false,
             Err(errno) => {
-                return Err(TreeError::file("make the directory", name.as_bytes())(errno));
+                return Err(TreeError::file("make the directory", name.as_bytes())(
+                    errno,
+                ));
             }
         };
         let directory = open_directory(parent, name).map_err(|errno| match errno {
@@ -252,8 +254,7 @@ impl Receiver<'_> {
             return Err(TreeError::Protocol("the end of no directory"));
         };
         if !level.untouched {
-            self.keep
-                .apply(&as_file(&level.directory)?, &level.entry)?;
+            self.keep.apply(&as_file(&level.directory)?, &level.entry)?;
         }
         Ok(())
     }
@@ -336,4 +337,3 @@ fn publish(made: Temporary<'_>, entry: &Entry, name: &CString) -> Result<()> {
 fn c_string(name: &Name) -> Result<CString> {
     CString::new(name.as_bytes()).map_err(|_| TreeError::Protocol("a name with a zero byte"))
 }
-

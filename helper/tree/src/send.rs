@@ -102,7 +102,10 @@ impl<W: Write> Sender<'_, W> {
         let bytes = path.as_os_str().as_bytes();
         let failed = |errno| TreeError::file("read", bytes)(errno);
         let file = CString::new(bytes).map_err(|_| failed(Errno::EINVAL))?;
-        let last = bytes.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        let last = bytes
+            .rsplit(|byte| *byte == b'/')
+            .next()
+            .unwrap_or_default();
         let contents = matches!(last, b"." | b"..") || path.parent().is_none();
         // A slash at the end asks for what is behind a link.
         let follow = self.options.follow || contents || last.is_empty();
@@ -322,7 +325,9 @@ impl<W: Write> Sender<'_, W> {
             if data >= size {
                 break;
             }
-            let end = seek(file, data, Whence::SeekHole).unwrap_or(size).max(data + 1);
+            let end = seek(file, data, Whence::SeekHole)
+                .unwrap_or(size)
+                .max(data + 1);
             file.seek(SeekFrom::Start(data))?;
             self.content(file, end - data)?;
             at = end;
@@ -348,19 +353,17 @@ fn is_regular(stat: &FileStat) -> bool {
     stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits()
 }
 
-fn entry(
-    node: &Node<'_>,
-    stat: &FileStat,
-    kind: Kind,
-    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-) -> Entry {
+fn entry(node: &Node<'_>, stat: &FileStat, kind: Kind, xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Entry {
     Entry {
         name: node.name.clone(),
         kind,
         mode: stat.st_mode & 0o7777,
         uid: stat.st_uid,
         gid: stat.st_gid,
-        mtime: (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)),
+        mtime: (
+            stat.st_mtime,
+            u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
+        ),
         xattrs,
     }
 }

@@ -191,7 +191,9 @@ impl<R: Read> Reader<R> {
             .length
             .checked_add(length)
             .filter(|length| i64::try_from(*length).is_ok())
-            .ok_or(TreeError::Protocol("a file that is longer than files can be"))?;
+            .ok_or(TreeError::Protocol(
+                "a file that is longer than files can be",
+            ))?;
         Ok(())
     }
 

@@ -188,3 +188,16 @@ pub enum ExitReason {
     /// The VMM ended with an error.
     VmmFailed,
 }
+
+impl ExitReason {
+    /// The reason in one word, as in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ExitReason::GuestPowerOff => "guest-power-off",
+            ExitReason::Stopped => "stopped",
+            ExitReason::Killed => "killed",
+            ExitReason::GuestPanic => "guest-panic",
+            ExitReason::VmmFailed => "vmm-failed",
+        }
+    }
+}

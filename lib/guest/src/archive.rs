@@ -38,9 +38,9 @@ pub(crate) fn send<W: Write>(
                 implied: false,
                 contents: false,
             },
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => Kind::File {
-                size: entry.size(),
-            },
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+                Kind::File { size: entry.size() }
+            }
             EntryType::Symlink => Kind::Symlink {
                 target: link(&entry)?,
             },
@@ -283,7 +283,9 @@ impl<R: Read> Content<'_, R> {
 impl<R: Read> Read for Content<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.left > 0 {
-            let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+            let most = buffer
+                .len()
+                .min(usize::try_from(self.left).unwrap_or(usize::MAX));
             let piece = &self.piece[self.taken..];
             if !piece.is_empty() {
                 let count = piece.len().min(most);

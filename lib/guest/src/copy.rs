@@ -160,7 +160,9 @@ impl Guest {
         let begun = std::time::Instant::now();
         let mut left = bytes;
         while left > 0 {
-            let count = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let count = buffer
+                .len()
+                .min(usize::try_from(left).unwrap_or(usize::MAX));
             let sent = wire.write_all(&buffer[..count]);
             sent.map_err(|error| wire.explain(error))?;
             left -= count as u64;

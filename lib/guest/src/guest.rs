@@ -6,7 +6,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use banger_wire::agent::{Call, CallError, Exec, Info, Request, Sockets, Stats, TerminalSize, kind};
+use banger_wire::agent::{
+    Call, CallError, Exec, Info, Request, Sockets, Stats, TerminalSize, kind,
+};
 use banger_wire::frame::{self, Decoder, Frame};
 use banger_wire::{PROTOCOL, port};
 use nix::errno::Errno;

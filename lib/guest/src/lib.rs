@@ -15,7 +15,8 @@ mod wire;
 
 pub use banger_tree::{Summary, TreeError};
 pub use banger_wire::agent::{
-    CallError, CallErrorKind, Event, Exec, Exit, Info, Socket, Sockets, Started, Stats, TerminalSize,
+    CallError, CallErrorKind, Event, Exec, Exit, Info, Socket, Sockets, Started, Stats,
+    TerminalSize,
 };
 
 pub use copy::{CopyIn, CopyOptions, CopyOut};

@@ -111,7 +111,10 @@ impl<'a> Wire<'a> {
             }
             let mut polled = vec![PollFd::new(self.stream.as_fd(), flags)];
             polled.extend(self.interrupt.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-            match poll(&mut polled, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
+            match poll(
+                &mut polled,
+                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX),
+            ) {
                 Ok(0) | Err(Errno::EINTR) => continue,
                 Ok(_) => {}
                 Err(error) => return Err(error.into()),

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 
 use banger_failpoint::point;
-use lib_model::{ByteSize, ImageId, KernelId, VmId, VmName};
+use lib_model::{ByteSize, ImageId, KernelId, Publish, VmId, VmName};
 use rusqlite::Row;
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +40,9 @@ pub struct VmSpec {
     /// The monitor stops the VM when nobody has used it for this many seconds.
     #[serde(default)]
     pub idle_stop_s: Option<u64>,
+    /// Ports of the host that lead to the guest, while it runs.
+    #[serde(default)]
+    pub publish: Vec<Publish>,
 }
 
 /// A VM to be made.
@@ -312,6 +315,7 @@ mod tests {
                 entrypoint: Vec::new(),
                 ephemeral: false,
                 idle_stop_s: None,
+                publish: Vec::new(),
             },
         };
         let guard = locks.create().unwrap();

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use banger_failpoint::point;
-use lib_model::{ByteSize, ImageRecord, KernelRecord, VmId, VmName};
+use lib_model::{ByteSize, ImageRecord, KernelRecord, Publish, VmId, VmName};
 use lib_store::{FileLock, Locks, NewVm, Staged, Store, VmRow, VmSpec};
 
 use crate::error::io_error;
@@ -76,6 +76,8 @@ pub struct CreateRequest {
     pub ephemeral: bool,
     /// Stopped by its monitor when nobody has used it for so long.
     pub idle_stop: Option<Duration>,
+    /// Ports of the host that lead to the guest.
+    pub publish: Vec<Publish>,
     /// Random when missing.
     pub id: Option<VmId>,
 }
@@ -93,6 +95,7 @@ impl CreateRequest {
             entrypoint: vm.spec.entrypoint.clone(),
             ephemeral: vm.spec.ephemeral,
             idle_stop: vm.spec.idle_stop_s.map(Duration::from_secs),
+            publish: vm.spec.publish.clone(),
             id: None,
         }
     }
@@ -194,6 +197,7 @@ pub fn create(
             entrypoint: request.entrypoint.clone(),
             ephemeral: request.ephemeral,
             idle_stop_s: request.idle_stop.map(|idle| idle.as_secs()),
+            publish: request.publish.clone(),
         },
     };
     let vm = store.publish_vm(&create, staged, &new)?;

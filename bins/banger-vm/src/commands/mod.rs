@@ -1,5 +1,6 @@
 //! One file for each verb.
 
+pub(crate) mod cp;
 pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod exec;
