@@ -50,7 +50,8 @@ fn dependencies_point_down() {
             // Nothing at all but in tests.
             let points = dependency == "helper/failpoint";
             // What both ends of a channel must do alike.
-            let wire = ["helper/wire", "helper/tree"].contains(&dependency.as_str());
+            let wire =
+                ["helper/wire", "helper/tree", "helper/journal"].contains(&dependency.as_str());
             let allowed = match folder.split('/').next().unwrap() {
                 "bins" => dependency.starts_with("lib/") || dependency == "helper/wire",
                 "lib" => dependency.starts_with("lib/") || wire || points,

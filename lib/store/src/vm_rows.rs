@@ -152,6 +152,7 @@ impl Store {
             self.row_by_id(&KERNELS, new.kernel.as_str())?;
         }
         inserted?;
+        self.happened(&new.id, &new.name, "created", Some(&new.spec.image_name));
         Ok(VmRow {
             id: new.id.clone(),
             name: new.name.clone(),
@@ -181,7 +182,14 @@ impl Store {
                 [id.as_str(), name.as_str(), &text],
             )
         })?;
+        self.happened(id, name, "changed", None);
         Ok(())
+    }
+
+    /// Writes into the journal. One that cannot be written is no reason to fail what has happened.
+    pub fn happened(&self, id: &VmId, name: &VmName, event: &str, detail: Option<&str>) {
+        let line = banger_journal::Line::now(id.as_str(), name.as_str(), event, detail);
+        let _ = banger_journal::append(&self.context().journal(), &line);
     }
 
     fn refuse_taken_vm_name(&self, name: &VmName, id: &VmId) -> Result<(), StoreError> {
@@ -207,9 +215,13 @@ impl Store {
             }
             _ => {}
         }
+        let before = self.row(&VMS, "id = ?1", id.as_str())?;
         self.write(|transaction| {
             transaction.execute("DELETE FROM vms WHERE id = ?1", [id.as_str()])
         })?;
+        if let Some(vm) = before {
+            self.happened(id, &vm.name, "deleted", None);
+        }
         let directory = self.context().vm(id);
         drop(move_to_trash(self.context(), &directory)?);
         Ok(())

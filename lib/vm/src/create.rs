@@ -12,7 +12,7 @@ use lib_model::{ByteSize, ImageRecord, KernelRecord, Publish, VmId, VmName};
 use lib_store::{FileLock, Locks, NewVm, Staged, Store, VmRow, VmSpec};
 
 use crate::error::io_error;
-use crate::{Accel, VmError, driver, names};
+use crate::{Accel, VmError, driver, names, publish};
 
 /// A shorter one would stop a VM between two commands of one person.
 const SHORTEST_IDLE: Duration = Duration::from_secs(60);
@@ -171,6 +171,7 @@ pub fn create(
         });
     }
     driver("qemu").program()?;
+    let publish = publish::resolve(&request.publish)?;
     let staged = Staged::new(store.context())?;
     let owner = make_files(staged.path(), request)?;
     let id = match &request.id {
@@ -197,7 +198,7 @@ pub fn create(
             entrypoint: request.entrypoint.clone(),
             ephemeral: request.ephemeral,
             idle_stop_s: request.idle_stop.map(|idle| idle.as_secs()),
-            publish: request.publish.clone(),
+            publish,
         },
     };
     let vm = store.publish_vm(&create, staged, &new)?;
