@@ -1,5 +1,6 @@
 //! The command line of `banger-vm`; doc comments are the help.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
 use lib_cli::Global;
 use lib_config::Settings;
-use lib_model::{ByteSize, OperationId, VmName};
+use lib_model::{ByteSize, OperationId, Publish, VmName};
 use lib_vm::{Accel, Network};
 
 /// Make, run and end microVMs
@@ -52,6 +53,21 @@ pub(crate) enum Command {
     SshConfig(SshConfigArgs),
     #[command(hide = true)]
     SshKnownHosts(SshKnownHostsArgs),
+    /// Copy files between this host and a VM
+    Cp(CopyArgs),
+    /// List who listens in VMs
+    Ports(PortsArgs),
+    /// Lead TCP ports of this host to a VM, from now on and at each start
+    Publish(PublishArgs),
+    /// Undo `publish`
+    Unpublish(PublishArgs),
+    /// Show what VMs use
+    #[command(visible_alias = "top")]
+    Stats(StatsArgs),
+    /// Measure the way to the agents of VMs and back
+    Ping(PingArgs),
+    /// Show what happened to VMs
+    Events(EventsArgs),
     /// Boot stopped VMs
     Start(StartArgs),
     /// Shut VMs down
@@ -122,6 +138,11 @@ pub(crate) struct MachineArgs {
     /// Shut the VM down when nobody has used it for so long, such as 30m or 2h
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) idle_stop: Option<Duration>,
+
+    /// Lead a TCP port of this host to one of the VM: [ADDRESS:]HOSTPORT:GUESTPORT, on 127.0.0.1 unless an
+    /// address says otherwise; HOSTPORT 0 is any that is free
+    #[arg(long, short, value_name = "PORTS")]
+    pub(crate) publish: Vec<Publish>,
 }
 
 impl MachineArgs {
@@ -145,6 +166,8 @@ impl MachineArgs {
                 .iter()
                 .map(|kernel| format!("--kernel={kernel}")),
         );
+        let ports = self.publish.iter();
+        flags.extend(ports.map(|publish| format!("--publish={publish}")));
         let idle = self.idle_stop.iter();
         flags.extend(idle.map(|idle| format!("--idle-stop={}s", idle.as_secs())));
         flags
@@ -512,6 +535,133 @@ pub(crate) struct SshKnownHostsArgs {
     pub(crate) host: String,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct PortsArgs {
+    #[command(flatten)]
+    pub(crate) vms: VmsArgs,
+
+    /// Ask each TCP port whether it speaks HTTP
+    #[arg(long)]
+    pub(crate) probe: bool,
+
+    /// Show the ports that are published on this host instead
+    #[arg(long, conflicts_with = "probe")]
+    pub(crate) published: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The address is 127.0.0.1 unless another is given; what listens on another one is open to whoever reaches
+it. In the VM the connection comes from 127.0.0.1, or ::1 when nobody listens there.
+
+Examples:
+  banger-vm publish dev 8080:80
+  banger-vm publish dev 0:80              any free port; the record says which
+  banger-vm publish dev 0.0.0.0:8080:80   open to the network
+  banger-vm unpublish dev 8080:80")]
+pub(crate) struct PublishArgs {
+    /// Name or id of the VM
+    #[arg(add = ArgValueCompleter::new(lib_cli::vms))]
+    pub(crate) vm: String,
+
+    /// [ADDRESS:]HOSTPORT:GUESTPORT[/tcp]
+    #[arg(required = true, value_name = "PORTS")]
+    pub(crate) ports: Vec<Publish>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A VM that does not run is shown as its monitor measured it last.
+
+Examples:
+  banger-vm stats dev
+  banger-vm top --follow")]
+pub(crate) struct StatsArgs {
+    #[command(flatten)]
+    pub(crate) vms: VmsArgs,
+
+    /// Go on until interrupted
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+
+    /// Time between two looks, such as 2s
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "2s")]
+    pub(crate) interval: Duration,
+
+    /// End after so many looks
+    #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PingArgs {
+    #[command(flatten)]
+    pub(crate) vms: VmsArgs,
+
+    /// How often
+    #[arg(long, short, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: u64,
+
+    /// Time between two
+    #[arg(long, short, value_name = "TIME", value_parser = duration, default_value = "1s")]
+    pub(crate) interval: Duration,
+
+    /// Send and receive so much instead, and say how fast it went
+    #[arg(long, value_name = "SIZE", conflicts_with = "count")]
+    pub(crate) transfer: Option<ByteSize>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  banger-vm events --since 1h
+  banger-vm events --follow dev | jq .event")]
+pub(crate) struct EventsArgs {
+    /// Names or ids; those of all VMs if none is given
+    #[arg(value_name = "VM", add = ArgValueCompleter::new(lib_cli::vms))]
+    pub(crate) vms: Vec<String>,
+
+    /// Go on with what happens from now on, until interrupted
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+
+    /// Leave out what is older, such as 30m or 2h; with --follow, what is not new, unless this is given
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) since: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A directory goes into a directory that is there, and else becomes the target; DIR/. is its content.
+- is a tar archive on standard input or output. Paths in the VM begin at /.
+
+Examples:
+  banger-vm cp src dev:/root
+  banger-vm cp dev:/var/log/. logs
+  banger-vm cp dev:/etc - | tar t")]
+pub(crate) struct CopyArgs {
+    /// Sources, then the target; one side is VM:PATH
+    #[arg(value_name = "SRC… DST", required = true, num_args = 2.., value_hint = ValueHint::AnyPath,
+          add = ArgValueCompleter::new(lib_cli::vm_paths))]
+    pub(crate) paths: Vec<OsString>,
+
+    /// Keep owners, set-user-id bits and all attributes, as far as permitted
+    #[arg(long, short)]
+    pub(crate) archive: bool,
+
+    /// Follow a source that is a symbolic link
+    #[arg(long, short = 'L')]
+    pub(crate) follow_link: bool,
+
+    /// Whose rights count in the VM, by name or number, with an optional group
+    #[arg(long, short, value_name = "USER[:GROUP]")]
+    pub(crate) user: Option<String>,
+
+    /// Refuse more content from the VM than this [default: what its disk, image and memory can hold]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) max_size: Option<ByteSize>,
+}
+
 /// VMs by name, or from standard input.
 #[derive(Debug, Args)]
 pub(crate) struct VmsArgs {
@@ -578,6 +728,10 @@ pub(crate) struct LogsArgs {
     /// Print what the VMM and the monitor said instead of the console
     #[arg(long)]
     pub(crate) vmm: bool,
+
+    /// Go on until the VM ends
+    #[arg(long, short, conflicts_with = "vmm")]
+    pub(crate) follow: bool,
 }
 
 #[cfg(test)]
@@ -598,7 +752,7 @@ mod tests {
         let lines = [
             "banger-vm create x",
             "banger-vm create x --cpus 3 --memory 300M --disk 3G --network none --accel tcg --pull never \
-             --boot-timeout 7 --kernel k --idle-stop 90m",
+             --boot-timeout 7 --kernel k --idle-stop 90m -p 8080:80 -p [::1]:1:2",
         ];
         for line in lines {
             let create = |cli: Cli| match cli.command {

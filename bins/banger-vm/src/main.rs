@@ -2,6 +2,8 @@
 
 mod cli;
 mod commands;
+mod follow;
+mod guest;
 mod resolve;
 mod target;
 mod worker;
@@ -50,6 +52,13 @@ fn dispatch(session: &mut Session, command: Command) -> Result<u8, Failure> {
         Command::List(args) => commands::list::run(session, &args).map(|()| done),
         Command::Show(args) => commands::list::show(session, &args).map(|()| done),
         Command::Logs(args) => commands::logs::run(session, &args).map(|()| done),
+        Command::Ports(args) => commands::ports::run(session, &args).map(|()| done),
+        Command::Publish(args) => commands::publish::publish(session, &args).map(|()| done),
+        Command::Unpublish(args) => commands::publish::unpublish(session, &args).map(|()| done),
+        Command::Stats(args) => commands::stats::run(session, &args).map(|()| done),
+        Command::Ping(args) => commands::ping::run(session, &args).map(|()| done),
+        Command::Events(args) => commands::events::run(session, &args).map(|()| done),
+        Command::Cp(args) => commands::cp::run(session, &args).map(|()| done),
         Command::Wait(args) => commands::wait::run(session, &args).map(|()| done),
     }
 }

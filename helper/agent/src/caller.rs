@@ -31,6 +31,11 @@ impl Caller {
         self.stream.receive().await
     }
 
+    /// The stream itself, for what is no frame.
+    pub(crate) fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
     /// Sends one frame.
     ///
     /// # Errors

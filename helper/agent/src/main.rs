@@ -7,8 +7,10 @@ mod account;
 mod boot;
 mod caller;
 mod channel;
+mod clock;
 mod command;
 mod console;
+mod copy;
 mod exec;
 mod image_file;
 mod port;
@@ -17,9 +19,13 @@ mod relay;
 mod serve;
 mod sftp;
 mod shutdown;
+mod sockets;
 mod spawn;
+mod splice;
 mod ssh;
+mod stats;
 mod sys;
+mod tcp;
 
 use std::io::Write;
 use std::os::fd::RawFd;
@@ -45,6 +51,8 @@ fn main() -> ExitCode {
         ["--version" | "-V"] => {
             writeln!(std::io::stdout(), "banger-agent {VERSION}").map_err(|error| error.to_string())
         }
+        // The agent starts itself like this, as the user of the copy.
+        [copy::MODE] => return copy::helper(),
         ["serve", "--fd", number] => match number.parse() {
             Ok(number) => serve(number, Process::default()),
             Err(_) => Err(format!("not a descriptor: {number}")),

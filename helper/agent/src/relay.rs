@@ -1,28 +1,11 @@
 //! Bytes both ways between a stream of the host and a socket in the guest, half-closed as they come.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-
-use tokio::net::TcpStream;
 
 use crate::channel::{Gone, Stream};
 
 /// As much of the socket is read at once.
 const CHUNK: usize = 32 * 1024;
-
-/// Connects the stream to a port of the guest's loopback, IPv4 before IPv6; refused is reset.
-pub(crate) async fn to_loopback(stream: Stream, port: u16) {
-    let addresses: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-    for address in addresses {
-        if let Ok(socket) = TcpStream::connect((address, port)).await {
-            // Without it, what is typed waits for what was typed before.
-            let _ = socket.set_nodelay(true);
-            stream.accept();
-            return relay(stream, socket).await;
-        }
-    }
-}
 
 /// Moves bytes until both directions have ended, or one side is gone.
 pub(crate) async fn relay(stream: Stream, socket: impl AsyncRead + AsyncWrite) {

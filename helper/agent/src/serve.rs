@@ -18,7 +18,7 @@ use crate::channel::{Channel, ChannelError, Gone, Stream};
 use crate::port::Port;
 use crate::process::Processes;
 use crate::spawn::spawn_on_console;
-use crate::{console, exec, image_file, relay, ssh};
+use crate::{clock, console, copy, exec, image_file, sockets, splice, ssh, stats, tcp};
 
 /// The agent's version.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -79,12 +79,11 @@ impl Agent {
                     }
                 });
             }
-            port::TCP.. => {
-                if let Ok(port) = u16::try_from(number - port::TCP) {
-                    spawn_local(relay::to_loopback(stream, port));
+            _ => {
+                if let Some(port) = port::tcp(number) {
+                    spawn_local(tcp::serve(stream, port));
                 }
             }
-            _ => {}
         }
     }
 
@@ -164,7 +163,21 @@ impl Agent {
             Request::Exec(command) => {
                 return exec::run(&command, &self.defaults, &self.processes, caller, decoder).await;
             }
+            Request::Copy(what) => {
+                return copy::run(&what, &self.defaults, &self.processes, caller, decoder).await;
+            }
+            Request::Measure { bytes } => splice::measure(caller, bytes).await,
             Request::Info => caller.send_json(kind::REPLY, &info()).await,
+            Request::Sockets { probe } => {
+                caller
+                    .send_json(kind::REPLY, &sockets::listening(probe).await)
+                    .await
+            }
+            Request::Stats => caller.send_json(kind::REPLY, &stats::now()).await,
+            Request::SetClock { unix_ns } => {
+                clock::set(unix_ns)?;
+                caller.send(kind::REPLY, b"{}").await
+            }
             Request::Shutdown { grace_ms } => {
                 let sent = caller.send(kind::REPLY, b"{}").await;
                 self.request_stop(Duration::from_millis(grace_ms));
@@ -249,7 +262,7 @@ fn parse(frame: &Frame) -> Result<Request, CallError> {
     }
     let call: Call = serde_json::from_slice(&frame.payload).map_err(|error| {
         unsupported(format!(
-            "the guest's agent does not know this call: {error}"
+            "the guest's agent, version {VERSION}, does not know this call: {error}"
         ))
     })?;
     if call.protocol != PROTOCOL {
@@ -291,7 +304,7 @@ fn info() -> Info {
 }
 
 /// A line of `/proc/meminfo` in bytes (proc_meminfo(5)).
-fn meminfo(text: &str, name: &str) -> u64 {
+pub(crate) fn meminfo(text: &str, name: &str) -> u64 {
     text.lines()
         .filter_map(|line| line.split_once(':'))
         .find(|(key, _)| *key == name)

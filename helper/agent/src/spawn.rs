@@ -5,6 +5,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -73,6 +74,47 @@ pub(crate) fn spawn_on_console(exec: &Exec, defaults: &Process) -> Result<u32, C
         Ok(())
     };
     Ok(start(exec, defaults, connect)?.0)
+}
+
+/// Starts the agent's own program as a user of the image, with one end of a socket as standard input and
+/// output; returns its process id, which the caller must reap, and the other end, which does not block.
+///
+/// # Errors
+/// No such user; whatever keeps a process from starting.
+pub(crate) fn spawn_self(
+    mode: &str,
+    user: Option<&str>,
+    defaults: &Process,
+) -> Result<(u32, OwnedFd), CallError> {
+    let account = account::find(user.unwrap_or(&defaults.user)).map_err(bad_request)?;
+    // The magic link leads to the program even when its file is gone, as the initramfs is.
+    let file = "/proc/self/exe";
+    let child = Child {
+        file: c_string(file.as_bytes())?,
+        arguments: c_strings(&["banger-agent".to_owned(), mode.to_owned()])?,
+        environment: Vec::new(),
+        terminal: false,
+        reset: nix::unistd::getpid().as_raw() == 1,
+        credentials: credentials(&account),
+        directory: c_string(b"/")?,
+    };
+    let (ours, theirs) = UnixStream::pair().map_err(|e| failed("make a socket", &e))?;
+    let mut command = Command::new(file);
+    let connected = theirs.try_clone().and_then(|input| {
+        ours.set_nonblocking(true)?;
+        command
+            .stdin(OwnedFd::from(input))
+            .stdout(OwnedFd::from(theirs));
+        command.stderr(Stdio::null());
+        Ok(())
+    });
+    connected.map_err(|e| failed("make a socket", &e))?;
+    let spawned = sys::spawn(&mut command, child);
+    drop(command);
+    match spawned {
+        Ok(pid) => Ok((pid, ours.into())),
+        Err((_, error)) => Err(failed("start a process", &error)),
+    }
 }
 
 fn start<T>(

@@ -1,13 +1,14 @@
-//! One connection to `agent.sock`: `CONNECT <port>`, `OK <stream>`, then bytes both ways.
+//! One connection to `agent.sock`, `CONNECT <port>`, `OK <stream>`, then bytes both ways; or to a
+//! published port, bytes only.
 
 use std::io::{self, Read};
 use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use banger_wire::mux::{Mux, StreamId};
 
 use crate::buffer::Buffer;
+use crate::socket::Socket;
 
 /// Longest `CONNECT` line with its newline, in bytes.
 const MAX_LINE: usize = 32;
@@ -45,7 +46,9 @@ pub(crate) enum Turn {
 /// A client; the socket is registered edge-triggered.
 #[derive(Debug)]
 pub(crate) struct Client {
-    pub(crate) socket: UnixStream,
+    pub(crate) socket: Socket,
+    /// A connection to a published port: its bytes are the stream's from the beginning.
+    pub(crate) published: bool,
     pub(crate) state: State,
     pub(crate) deadline: Option<Instant>,
     /// In the queue of clients that have something to do.
@@ -66,9 +69,10 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(socket: UnixStream, deadline: Instant) -> Self {
+    pub(crate) fn new(socket: Socket, deadline: Instant) -> Self {
         Client {
             socket,
+            published: false,
             state: State::Handshake,
             deadline: Some(deadline),
             scheduled: false,
@@ -80,6 +84,15 @@ impl Client {
             client_done: false,
             guest_done: false,
             told: false,
+        }
+    }
+
+    /// A connection that wants to reach a port of the guest.
+    pub(crate) fn published(socket: Socket, port: u32, deadline: Instant) -> Self {
+        Client {
+            published: true,
+            state: State::Queued(port),
+            ..Client::new(socket, deadline)
         }
     }
 
@@ -107,7 +120,9 @@ impl Client {
     pub(crate) fn accepted(&mut self) {
         if let State::Opening(stream) = self.state {
             self.state = State::Open(stream);
-            self.output.push(format!("OK {stream}\n").as_bytes());
+            if !self.published {
+                self.output.push(format!("OK {stream}\n").as_bytes());
+            }
         }
     }
 

@@ -1,18 +1,22 @@
-//! All connections to `agent.sock`: who has something to do, who waits for what, who is late.
+//! All connections to `agent.sock` and to published ports: who has something to do, who waits for what, who is late.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use banger_wire::mux::{Event, StreamId};
 
 use crate::agent::Agent;
 use crate::client::{Client, State, Turn};
+use crate::socket::Socket;
 
 /// Connections at a time; more are closed at once.
 pub(crate) const MAX_CLIENTS: usize = 512;
 /// For the `CONNECT` line.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
+/// Connections to published ports at a time, so that they leave room for others.
+pub(crate) const MAX_PUBLISHED: usize = 256;
+/// For a guest that boots to listen.
+const QUEUE_TIME: Duration = Duration::from_secs(60);
 /// For the guest to take what a client left behind that is gone, and the other way round.
 const LINGER_TIME: Duration = Duration::from_secs(30);
 
@@ -28,11 +32,14 @@ pub(crate) struct Clients {
     /// Wait for a stream.
     queued: VecDeque<u64>,
     deadlines: BTreeSet<(Instant, u64)>,
+    /// How many of them came to published ports.
+    published: usize,
 }
 
 impl Clients {
-    pub(crate) fn len(&self) -> usize {
-        self.clients.len()
+    /// Connections to `agent.sock`.
+    pub(crate) fn unpublished(&self) -> usize {
+        self.clients.len() - self.published
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -48,11 +55,31 @@ impl Clients {
     }
 
     /// Takes a connection whose socket is registered under `token`.
-    pub(crate) fn add(&mut self, token: u64, socket: UnixStream, now: Instant) {
+    pub(crate) fn add(&mut self, token: u64, socket: Socket, now: Instant) {
         let deadline = now + HANDSHAKE_TIME;
         self.deadlines.insert((deadline, token));
         self.clients.insert(token, Client::new(socket, deadline));
         self.schedule(token);
+    }
+
+    /// Takes a connection to a published port; false when there are too many.
+    pub(crate) fn add_published(
+        &mut self,
+        token: u64,
+        socket: Socket,
+        port: u32,
+        now: Instant,
+    ) -> bool {
+        if self.published >= MAX_PUBLISHED {
+            return false;
+        }
+        self.published += 1;
+        let deadline = now + QUEUE_TIME;
+        self.deadlines.insert((deadline, token));
+        let client = Client::published(socket, port, deadline);
+        self.clients.insert(token, client);
+        self.queued.push_back(token);
+        true
     }
 
     /// Notes what epoll said.
@@ -126,6 +153,7 @@ impl Clients {
                 Some(stream) => {
                     client.state = State::Opening(stream);
                     self.by_stream.insert(stream, token);
+                    self.clear_deadline(token);
                     self.schedule(token);
                 }
                 None => self.remove(token),
@@ -236,10 +264,11 @@ impl Clients {
 
     fn remove(&mut self, token: u64) {
         self.clear_deadline(token);
-        if let Some(client) = self.clients.remove(&token)
-            && let Some(stream) = client.stream()
-        {
-            self.by_stream.remove(&stream);
+        if let Some(client) = self.clients.remove(&token) {
+            self.published -= usize::from(client.published);
+            if let Some(stream) = client.stream() {
+                self.by_stream.remove(&stream);
+            }
         }
     }
 }

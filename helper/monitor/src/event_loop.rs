@@ -15,6 +15,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use crate::accept::ACCEPT_PAUSE;
 use crate::agent::{Agent, ChannelEnd};
 use crate::clients::Clients;
+use crate::clock::Jump;
 use crate::console::{Console, ConsoleRead};
 use crate::control::Control;
 use crate::exit::Witness;
@@ -24,7 +25,9 @@ use crate::launch::Vm;
 use crate::lifecycle::Ready;
 use crate::log::chain;
 use crate::process;
+use crate::publish::{self, Ports};
 use crate::qmp::{Qmp, QmpRead};
+use crate::statistics::Statistics;
 use crate::stop::{DEFAULT_GRACE, Stop};
 
 const SIGNALS: u64 = 0;
@@ -33,6 +36,7 @@ const QMP: u64 = 2;
 const CONSOLE: u64 = 3;
 pub(crate) const AGENT_LISTENER: u64 = 4;
 pub(crate) const CONTROL_LISTENER: u64 = 5;
+const CLOCK: u64 = 6;
 /// Clients of agent.sock have even tokens from here, those of control.sock odd ones.
 const FIRST_CLIENT: u64 = 16;
 
@@ -62,6 +66,9 @@ pub(crate) struct Monitor {
     pub(crate) ready: Option<Ready>,
     pub(crate) stop: Stop,
     pub(crate) idle: Idle,
+    pub(crate) ports: Ports,
+    pub(crate) jump: Option<Jump>,
+    pub(crate) statistics: Option<Statistics>,
     /// The shutdown call was sent.
     pub(crate) called: bool,
     /// `system_powerdown` was sent.
@@ -101,6 +108,7 @@ pub(crate) fn run(vm: Vm) -> ExitCode {
         }
     };
     let mut monitor = Monitor::new(vm, epoll, signals);
+    monitor.vm.happened("started", None);
     let status = monitor.watch().and_then(|()| monitor.supervise());
     let status = status.or_else(|error| {
         let what = format_args!("cannot supervise any more, so the VM is killed: {error}");
@@ -143,6 +151,10 @@ impl Monitor {
             ready: None,
             stop: Stop::default(),
             idle: Idle::new(vm.idle_stop),
+            ports: Ports::new(std::mem::take(&mut vm.ports)),
+            // Without it the clock follows after pauses only.
+            jump: Jump::watch().ok(),
+            statistics: None,
             called: false,
             powered_down: false,
             power_down_wanted: false,
@@ -167,6 +179,9 @@ impl Monitor {
         }
         if let Some(console) = &self.console {
             add(&self.epoll, console.socket(), CONSOLE, EpollFlags::EPOLLIN)?;
+        }
+        if let Some(jump) = &self.jump {
+            add(&self.epoll, jump.timer(), CLOCK, EpollFlags::EPOLLIN)?;
         }
         self.listen()
     }
@@ -217,6 +232,7 @@ impl Monitor {
             self.idle_deadline(),
             self.clients.next_deadline(),
             self.deaf_until,
+            self.statistics.as_ref().map(Statistics::deadline),
         ];
         let Some(next) = due.into_iter().flatten().min() else {
             return EpollTimeout::NONE;
@@ -244,6 +260,8 @@ impl Monitor {
             CONSOLE => _ = self.read_console(),
             AGENT_LISTENER => self.accept_agent_clients(),
             CONTROL_LISTENER => self.accept_control_clients(),
+            CLOCK => self.clock_jumped(),
+            token if token & publish::TOKEN != 0 => self.accept_on_port(token),
             _ if token.is_multiple_of(2) => self.clients.wake(token, readable, writable, hung_up),
             _ => {
                 self.control.wake(token, readable, writable, hung_up);
@@ -276,6 +294,10 @@ impl Monitor {
         }
         if self.clients.next_deadline().is_some_and(|at| at <= now) {
             self.clients.expire(self.agent.as_mut(), now);
+        }
+        let sample = self.statistics.as_ref().map(Statistics::deadline);
+        if sample.is_some_and(|at| at <= now) {
+            self.ask_for_sample(now);
         }
         if self.deaf_until.is_some_and(|at| at <= now) {
             self.deaf_until = None;

@@ -17,6 +17,7 @@ pub(crate) struct Paths {
     pub(crate) vmm_log: PathBuf,
     pub(crate) handles: PathBuf,
     pub(crate) exit_record: PathBuf,
+    pub(crate) statistics: PathBuf,
     pub(crate) agent_socket: PathBuf,
     pub(crate) control_socket: PathBuf,
 }
@@ -29,6 +30,7 @@ impl Paths {
             vmm_log: launch.directory.join(file::VMM_LOG),
             handles: launch.directory.join(file::HANDLES),
             exit_record: launch.directory.join(file::EXIT_RECORD),
+            statistics: launch.directory.join(file::STATISTICS),
             agent_socket: launch.runtime.join(file::AGENT_SOCKET),
             control_socket: launch.runtime.join(file::CONTROL_SOCKET),
         }

@@ -11,11 +11,24 @@ use crate::buffer::Lines;
 const MAX_LINE: usize = 64 * 1024;
 const MAX_MESSAGE: usize = 4096;
 
+/// The longest answer to a call of ours.
+const MAX_ANSWER: usize = 64 * 1024;
+/// Calls of ours that a guest may leave unanswered.
+const MAX_CALLS: usize = 8;
+
+/// What a call of ours is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Own {
+    Clock,
+    Statistics,
+}
+
 /// The monitor's own streams.
 #[derive(Debug, Default)]
 pub(crate) struct Guest {
     events: Option<(StreamId, Lines)>,
     shutdown: Option<StreamId>,
+    calls: Vec<(StreamId, Own, Vec<u8>)>,
 }
 
 impl Guest {
@@ -31,7 +44,9 @@ impl Guest {
 
     /// The stream is the monitor's own.
     pub(crate) fn owns(&self, stream: StreamId) -> bool {
-        self.is_events(stream) || self.shutdown == Some(stream)
+        self.is_events(stream)
+            || self.shutdown == Some(stream)
+            || self.calls.iter().any(|(id, ..)| *id == stream)
     }
 
     fn is_events(&self, stream: StreamId) -> bool {
@@ -52,17 +67,50 @@ impl Guest {
         events
     }
 
+    /// A further call can wait for its answer.
+    pub(crate) fn can_call(&self, own: Own) -> bool {
+        self.calls.len() < MAX_CALLS && !self.calls.iter().any(|(_, known, _)| *known == own)
+    }
+
+    /// Sends a call whose answer is looked at when it is whole, if at all.
+    pub(crate) fn call(&mut self, mux: &mut Mux, stream: StreamId, own: Own, request: Request) {
+        let Some(bytes) = encode(request) else {
+            return mux.reset(stream);
+        };
+        if mux.send(stream, &bytes) < bytes.len() {
+            return mux.reset(stream);
+        }
+        mux.finish(stream);
+        self.calls.push((stream, own, Vec::new()));
+    }
+
+    /// Bytes of an answer; more than answers have cost the guest the stream.
+    pub(crate) fn call_answer(&mut self, mux: &mut Mux, stream: StreamId, bytes: &[u8]) {
+        let Some(at) = self.calls.iter().position(|(id, ..)| *id == stream) else {
+            return;
+        };
+        mux.consumed(stream, bytes.len());
+        let answer = &mut self.calls[at].2;
+        if answer.len() + bytes.len() > MAX_ANSWER {
+            mux.reset(stream);
+            self.calls.remove(at);
+        } else {
+            answer.extend_from_slice(bytes);
+        }
+    }
+
+    /// The whole answer of a call whose stream ended.
+    pub(crate) fn call_ended(&mut self, stream: StreamId) -> Option<(Own, Vec<u8>)> {
+        let at = self.calls.iter().position(|(id, ..)| *id == stream)?;
+        let (_, own, answer) = self.calls.remove(at);
+        Some((own, answer))
+    }
+
     /// Sends the shutdown call; false when it cannot be sent.
     pub(crate) fn call_shutdown(&mut self, mux: &mut Mux, stream: StreamId, grace_ms: u64) -> bool {
-        let call = Call {
-            protocol: PROTOCOL,
-            request: Request::Shutdown { grace_ms },
+        let Some(bytes) = encode(Request::Shutdown { grace_ms }) else {
+            return false;
         };
-        let mut bytes = Vec::new();
-        match serde_json::to_vec(&call) {
-            Ok(text) => frame::encode(&mut bytes, kind::CALL, &text),
-            Err(_) => return false,
-        }
         if mux.send(stream, &bytes) < bytes.len() {
             mux.reset(stream);
             return false;
@@ -98,6 +146,16 @@ impl Guest {
         }
         unanswered
     }
+}
+
+fn encode(request: Request) -> Option<Vec<u8>> {
+    let call = Call {
+        protocol: PROTOCOL,
+        request,
+    };
+    let mut bytes = Vec::new();
+    frame::encode(&mut bytes, kind::CALL, &serde_json::to_vec(&call).ok()?);
+    Some(bytes)
 }
 
 /// A message of the guest's, cut to what belongs into a record.

@@ -2,15 +2,16 @@
 
 use std::fs;
 use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use banger_failpoint::{passed, point};
-use banger_wire::monitor::{Handles, Launch, placeholder};
+use banger_wire::monitor::{Handles, Launch, Publish, placeholder};
 use nix::unistd::geteuid;
 
 use crate::console::ConsoleLog;
@@ -18,6 +19,7 @@ use crate::exec::{self, SpawnError};
 use crate::files::{self, FileError, Paths};
 use crate::lock::{AliveLock, set_inheritable};
 use crate::log::{Log, chain};
+use crate::publish;
 
 /// A VM that was just started.
 #[derive(Debug)]
@@ -29,6 +31,10 @@ pub(crate) struct Vm {
     pub(crate) handles: Handles,
     pub(crate) started: Instant,
     pub(crate) idle_stop: Option<Duration>,
+    pub(crate) name: String,
+    pub(crate) journal: Option<PathBuf>,
+    pub(crate) statistics: Option<Duration>,
+    pub(crate) ports: Vec<(Publish, TcpListener)>,
     pub(crate) control: UnixListener,
     /// `agent.sock` and the channel to the guest.
     pub(crate) agent: Option<(UnixListener, UnixStream)>,
@@ -41,6 +47,13 @@ pub(crate) struct Vm {
 pub(crate) enum LaunchError {
     #[error("the VM runs already")]
     AlreadyRunning,
+    #[error("the port {0} is taken")]
+    PortInUse(SocketAddr),
+    #[error("cannot listen on {address}")]
+    Listen {
+        address: SocketAddr,
+        source: io::Error,
+    },
     #[error("cannot read the launch specification")]
     ReadSpecification(#[source] io::Error),
     #[error("the launch specification is not understood")]
@@ -75,6 +88,10 @@ pub(crate) fn launch(launch: &Launch) -> Result<Vm, LaunchError> {
             handles,
             started,
             idle_stop: launch.idle_stop_s.map(Duration::from_secs),
+            name: launch.name.clone(),
+            journal: launch.journal.clone(),
+            statistics: launch.statistics_s.map(Duration::from_secs),
+            ports: parts.ports,
             control: parts.control,
             agent: parts.agent_listener.zip(parts.agent.map(|pair| pair.ours)),
             qmp: parts.qmp.map(|pair| pair.ours),
@@ -136,6 +153,7 @@ struct Parts {
     agent: Option<Pair>,
     qmp: Option<Pair>,
     console: Option<Pair>,
+    ports: Vec<(Publish, TcpListener)>,
 }
 
 impl Parts {
@@ -148,6 +166,9 @@ impl Parts {
         let log = Log::create(&paths.vmm_log).map_err(FileError::new("create", &paths.vmm_log))?;
         let console_log = ConsoleLog::create(&paths.console_log, launch.console_limit)
             .map_err(FileError::new("create", &paths.console_log))?;
+        let ports = launch.publish.iter();
+        let ports = ports.map(|port| Ok((*port, publish::bind(*port)?)));
+        let ports = ports.collect::<Result<Vec<_>, LaunchError>>()?;
         let control = listen(&paths.control_socket)?;
         let agent = Pair::wanted(launch, placeholder::AGENT)?;
         // Without a channel of ours, agent.sock is the VMM's to bind (Firecracker's vsock).
@@ -163,6 +184,7 @@ impl Parts {
             agent,
             qmp: Pair::wanted(launch, placeholder::QMP)?,
             console: Pair::wanted(launch, placeholder::CONSOLE)?,
+            ports,
         })
     }
 
@@ -244,9 +266,30 @@ fn write_handles(path: &Path, handles: &Handles) -> Result<(), LaunchError> {
     Ok(files::replace(path, &text)?)
 }
 
+impl Vm {
+    /// Writes into the store's journal. A journal that cannot be written is no reason to give up a VM.
+    pub(crate) fn happened(&mut self, event: &str, detail: Option<&str>) {
+        let Some(journal) = &self.journal else {
+            return;
+        };
+        let line = banger_journal::Line::now(&self.handles.vm, &self.name, event, detail);
+        if let Err(error) = banger_journal::append(journal, &line) {
+            self.log
+                .line(format_args!("the journal cannot be written: {error}"));
+        }
+    }
+}
+
 /// Milliseconds since 1970.
 pub(crate) fn now_ms() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_millis() as u64)
+}
+
+/// Nanoseconds since 1970.
+pub(crate) fn now_ns() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_nanos() as u64)
 }

@@ -2,15 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use banger_wire::agent;
+use banger_wire::agent::{self, Request};
 use banger_wire::monitor::{ControlReply, ControlRequest, Phase};
 use banger_wire::mux::Event;
 use banger_wire::port;
 
-use crate::control::{Request, Wait};
+use crate::control::{Request as Asked, Wait};
 use crate::event_loop::Monitor;
-use crate::guest::cut_message;
+use crate::guest::{Own, cut_message};
 use crate::qmp::{Command, Message};
+use crate::statistics::Statistics;
 use crate::stop::{Step, Stop};
 
 /// The guest is ready.
@@ -29,6 +30,7 @@ impl Monitor {
             Event::Hello(_) => {}
             Event::Opened(stream, port) => self.guest.opened(agent.mux(), stream, port),
             Event::Data(stream, bytes) if self.guest.owns(stream) => {
+                self.guest.call_answer(agent.mux(), stream, &bytes);
                 let events = self.guest.events(agent.mux(), stream, &bytes);
                 let refused = !self.guest.shutdown_answer(agent.mux(), stream, &bytes);
                 for event in events {
@@ -39,8 +41,11 @@ impl Monitor {
                 }
             }
             Event::Finished(stream) | Event::Reset(stream) if self.guest.owns(stream) => {
-                if self.guest.ended(agent.mux(), stream) {
-                    self.power_down();
+                match self.guest.call_ended(stream) {
+                    Some((Own::Statistics, answer)) => self.sampled(&answer),
+                    Some((Own::Clock, _)) => {}
+                    None if self.guest.ended(agent.mux(), stream) => self.power_down(),
+                    None => {}
                 }
             }
             other => self.clients.event(other, agent),
@@ -57,7 +62,11 @@ impl Monitor {
                 };
                 self.witness.was_ready = true;
                 self.answer(Wait::Ready, &ready.reply());
+                self.vm
+                    .happened("ready", Some(&format!("after {} ms", ready.boot_ms)));
                 self.ready = Some(ready);
+                let every = self.vm.statistics;
+                self.statistics = every.map(|every| Statistics::new(every, Instant::now()));
                 self.ask_guest();
             }
             agent::Event::Failed { message }
@@ -82,6 +91,7 @@ impl Monitor {
             }
             Message::Shutdown(reason) => self.witness.shutdown = Some(reason),
             Message::GuestPanicked => self.witness.panicked = true,
+            Message::Resumed => self.tell_time(),
         }
     }
 
@@ -98,7 +108,7 @@ impl Monitor {
         }
     }
 
-    fn control_request(&mut self, token: u64, request: Request) {
+    fn control_request(&mut self, token: u64, request: Asked) {
         if let Some(record) = &self.ended {
             let reply = ControlReply::Exited(record.clone());
             return self.control.reply(token, &reply);
@@ -130,7 +140,39 @@ impl Monitor {
                 self.control.wait(token, Wait::Exit);
                 self.kill();
             }
+            Ok(ControlRequest::Publish(publish)) => {
+                let reply = self.publish(publish);
+                self.control.reply(token, &reply);
+            }
+            Ok(ControlRequest::Unpublish(publish)) => {
+                let reply = self.unpublish(publish);
+                self.control.reply(token, &reply);
+            }
+            Ok(ControlRequest::Pause) => self.reply_commanded(token, Command::Stop),
+            Ok(ControlRequest::Resume) => self.reply_commanded(token, Command::Continue),
             Err(message) => self.control.reply(token, &ControlReply::Error { message }),
+        }
+    }
+
+    fn reply_commanded(&mut self, token: u64, command: Command) {
+        let reply = match self.command(command) {
+            true => ControlReply::Done,
+            false => ControlReply::Error {
+                message: "the VMM cannot be asked".to_owned(),
+            },
+        };
+        self.control.reply(token, &reply);
+    }
+
+    /// Opens a stream to the agent and sends a call, unless one of the same kind is unanswered.
+    pub(crate) fn call_guest(&mut self, own: Own, request: Request) {
+        if !self.guest.can_call(own) {
+            return;
+        }
+        if let Some(agent) = &mut self.agent
+            && let Some(stream) = agent.open(port::AGENT)
+        {
+            self.guest.call(agent.mux(), stream, own, request);
         }
     }
 

@@ -8,6 +8,7 @@ mod agent;
 mod buffer;
 mod client;
 mod clients;
+mod clock;
 mod console;
 mod control;
 mod event_loop;
@@ -21,7 +22,10 @@ mod lifecycle;
 mod lock;
 mod log;
 mod process;
+mod publish;
 mod qmp;
+mod socket;
+mod statistics;
 mod stop;
 mod teardown;
 
@@ -77,6 +81,9 @@ fn supervise() -> ExitCode {
         Ok(vm) => vm,
         Err(LaunchError::AlreadyRunning) => {
             return answer(&LaunchReply::AlreadyRunning, EXIT_BUSY);
+        }
+        Err(LaunchError::PortInUse(address)) => {
+            return answer(&LaunchReply::PortInUse { address }, EXIT_BUSY);
         }
         Err(error) => {
             let message = log::chain(&error);

@@ -16,6 +16,9 @@ pub(crate) enum Command {
     Capabilities,
     PowerDown,
     Quit,
+    /// Stops the processors.
+    Stop,
+    Continue,
 }
 
 impl Command {
@@ -24,6 +27,8 @@ impl Command {
             Command::Capabilities => "{\"execute\":\"qmp_capabilities\"}\n",
             Command::PowerDown => "{\"execute\":\"system_powerdown\"}\n",
             Command::Quit => "{\"execute\":\"quit\"}\n",
+            Command::Stop => "{\"execute\":\"stop\"}\n",
+            Command::Continue => "{\"execute\":\"cont\"}\n",
         }
     }
 }
@@ -47,6 +52,8 @@ pub(crate) enum Message {
     Error(String),
     Shutdown(Shutdown),
     GuestPanicked,
+    /// The processors go on after a pause.
+    Resumed,
 }
 
 /// The monitor's end of a QMP channel.
@@ -159,6 +166,7 @@ fn parse(line: &[u8]) -> Option<Message> {
     }
     match line.event?.as_str() {
         "GUEST_PANICKED" => Some(Message::GuestPanicked),
+        "RESUME" => Some(Message::Resumed),
         "SHUTDOWN" => {
             let data = line.data.unwrap_or_default();
             Some(Message::Shutdown(match data.reason.as_str() {
@@ -208,7 +216,7 @@ mod tests {
                 r#"{"event": "GUEST_PANICKED", "data": {"action": "pause"}}"#,
                 Some(Message::GuestPanicked),
             ),
-            (r#"{"event": "RESUME"}"#, None),
+            (r#"{"event": "RESUME"}"#, Some(Message::Resumed)),
             (r#"{"event": "STOP", "data": {"reason": 7}}"#, None),
             ("garbage", None),
             ("", None),

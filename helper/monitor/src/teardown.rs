@@ -26,6 +26,7 @@ impl Monitor {
             .map_err(|error| FileError::new("write", path)(error.into()))
             .and_then(|text| files::replace_durably(path, &text));
         errors.extend(written.err());
+        self.vm.happened("stopped", Some(record.reason.as_str()));
         errors.extend(self.vm.paths.remove_runtime());
         for error in &errors {
             self.vm.log.line(chain(error));

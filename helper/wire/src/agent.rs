@@ -63,6 +63,69 @@ pub enum Request {
         /// How long processes have after SIGTERM, in milliseconds.
         grace_ms: u64,
     },
+    /// Copies files: answers `STARTED`, and then the stream is a tree (see `banger-tree`) in the
+    /// direction of the copy. Into the guest the other way carries one frame at the end, `REPLY` with
+    /// [`Copied`] or `ERROR`.
+    Copy(Copy),
+    /// Answers [`Sockets`].
+    Sockets {
+        /// Ask each TCP port whether it speaks HTTP.
+        #[serde(default)]
+        probe: bool,
+    },
+    /// Answers [`Stats`].
+    Stats,
+    /// Sets the clock when it is off by more than half a second. Answers `{}`.
+    SetClock {
+        /// The time, nanoseconds since 1970.
+        unix_ns: u64,
+    },
+    /// Measures the transport: answers `STARTED`, takes raw bytes until the caller's end, and then sends so
+    /// many bytes itself.
+    Measure {
+        /// How many bytes to send.
+        bytes: u64,
+    },
+}
+
+/// Files to copy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Copy {
+    /// From where to where.
+    pub direction: Direction,
+    /// Into the guest the one target, out of it the sources; any bytes, relative to `/`.
+    pub paths: Vec<Vec<u8>>,
+    /// More than one thing comes into the guest, so the target must be a directory.
+    #[serde(default)]
+    pub several: bool,
+    /// Keep owners, special bits and all attributes.
+    #[serde(default)]
+    pub archive: bool,
+    /// Follow a source that is a link.
+    #[serde(default)]
+    pub follow: bool,
+    /// On whose behalf, as in [`Exec::user`].
+    #[serde(default)]
+    pub user: Option<String>,
+}
+
+/// Which way files go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Direction {
+    /// Into the guest.
+    In,
+    /// Out of the guest.
+    Out,
+}
+
+/// What arrived in the guest.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Copied {
+    /// Entries of all kinds.
+    pub entries: u64,
+    /// Bytes of content, without holes.
+    pub bytes: u64,
 }
 
 /// A command to run in the guest.
@@ -164,6 +227,68 @@ pub struct Info {
     pub memory_total: u64,
     /// `MemAvailable` in bytes.
     pub memory_available: u64,
+}
+
+/// Answer of [`Request::Sockets`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sockets {
+    /// By protocol, port and address.
+    pub sockets: Vec<Socket>,
+    /// There are more than fit into an answer.
+    #[serde(default)]
+    pub cut: bool,
+}
+
+/// A socket that others can send to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Socket {
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// Where it is bound; unspecified for everywhere.
+    pub address: std::net::IpAddr,
+    /// Its port.
+    pub port: u16,
+    /// A process that has it.
+    #[serde(default)]
+    pub pid: Option<u32>,
+    /// The name of that process.
+    #[serde(default)]
+    pub process: Option<String>,
+    /// Status of its answer to an HTTP request, when that was asked for and there was one.
+    #[serde(default)]
+    pub http: Option<u16>,
+}
+
+/// Answer of [`Request::Stats`]. Counters begin with the guest's boot.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Stats {
+    /// Time since the guest's boot, in milliseconds.
+    pub uptime_ms: u64,
+    /// Processors.
+    pub cpus: u32,
+    /// Time that processors were busy, in milliseconds.
+    pub cpu_busy_ms: u64,
+    /// Load averages of 1, 5 and 15 minutes.
+    pub load: [f64; 3],
+    /// `MemTotal` in bytes.
+    pub memory_total: u64,
+    /// `MemAvailable` in bytes.
+    pub memory_available: u64,
+    /// Size of the file system at `/`, in bytes.
+    pub disk_size: u64,
+    /// Bytes of it that are in use.
+    pub disk_used: u64,
+    /// Processes.
+    pub processes: u32,
+    /// Bytes that interfaces other than loopback received.
+    pub network_received: u64,
+    /// Bytes that they sent.
+    pub network_sent: u64,
+    /// Bytes that were read from disks.
+    pub block_read: u64,
+    /// Bytes that were written to disks.
+    pub block_written: u64,
 }
 
 /// One line of JSON on [`crate::port::EVENTS`], pushed by the guest.

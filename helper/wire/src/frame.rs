@@ -100,6 +100,15 @@ impl Decoder {
         self.buffer.extend_from_slice(bytes);
     }
 
+    /// What was received and belongs to no frame that was taken: the beginning of a raw stream behind
+    /// the last frame.
+    pub fn take_rest(&mut self) -> Vec<u8> {
+        let rest = self.buffer.split_off(self.start);
+        self.buffer.clear();
+        self.start = 0;
+        rest
+    }
+
     /// The next complete frame, if there is one.
     ///
     /// # Errors

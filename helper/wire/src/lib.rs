@@ -21,8 +21,16 @@ pub mod port {
     pub const AGENT: u32 = 1024;
     /// The agent's SSH server: the bytes of one connection.
     pub const SSH: u32 = 1025;
-    /// Port `n` of the guest's loopback, by TCP, is `TCP + n`.
+    /// This plus a TCP port: the agent connects to it on the guest's loopback, 127.0.0.1 and then ::1,
+    /// and accepts the stream once it is connected. Bytes and both ends of file go through as they are.
     pub const TCP: u32 = 0x1_0000;
+
+    /// The TCP port that a mux port stands for.
+    pub fn tcp(port: u32) -> Option<u16> {
+        u16::try_from(port.checked_sub(TCP)?)
+            .ok()
+            .filter(|port| *port > 0)
+    }
 }
 
 /// Name of the virtio-serial port that carries the mux (`/sys/class/virtio-ports/*/name`).

@@ -24,6 +24,8 @@ pub mod file {
     pub const HANDLES: &str = "handles.json";
     /// VM directory: JSON [`super::ExitRecord`].
     pub const EXIT_RECORD: &str = "exit.json";
+    /// VM directory: one JSON [`super::Sample`] a line, the newest ones.
+    pub const STATISTICS: &str = "stats.log";
 }
 
 /// Descriptors that the monitor makes and the VMM inherits; in an argument `{agent}` and so on is
@@ -55,6 +57,44 @@ pub struct Launch {
     /// Stop the VM when nobody has used it for this many seconds.
     #[serde(default)]
     pub idle_stop_s: Option<u64>,
+    /// The VM's name, for the journal.
+    #[serde(default)]
+    pub name: String,
+    /// The journal of the store; none is kept without one.
+    #[serde(default)]
+    pub journal: Option<PathBuf>,
+    /// Ports to publish from the beginning.
+    #[serde(default)]
+    pub publish: Vec<Publish>,
+    /// Seconds between two samples in [`file::STATISTICS`]; none are taken without.
+    #[serde(default)]
+    pub statistics_s: Option<u64>,
+}
+
+/// A TCP port of the host that leads to one of the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Publish {
+    /// Address of the host.
+    pub address: std::net::IpAddr,
+    /// Port of the host.
+    pub host_port: u16,
+    /// Port of the guest.
+    pub guest_port: u16,
+}
+
+/// What a monitor measured once a minute.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// Milliseconds since 1970.
+    pub time_ms: u64,
+    /// What the guest said; untrusted.
+    pub guest: crate::agent::Stats,
+    /// Processor time of the VMM, in milliseconds.
+    #[serde(default)]
+    pub vmm_cpu_ms: Option<u64>,
+    /// Resident memory of the VMM, in bytes.
+    #[serde(default)]
+    pub vmm_rss: Option<u64>,
 }
 
 /// First and only line of the monitor's standard output.
@@ -65,6 +105,11 @@ pub enum LaunchReply {
     Started(Handles),
     /// The VM lives already: the lock is held.
     AlreadyRunning,
+    /// A port that is to be published is taken; nothing runs.
+    PortInUse {
+        /// Which.
+        address: std::net::SocketAddr,
+    },
     /// Nothing runs; nothing was left.
     Failed {
         /// What failed, and why.
@@ -110,6 +155,15 @@ pub enum ControlRequest {
     /// From now on the VM lives only as long as this connection: when it closes, however the client
     /// ended, the VMM is killed. Answers [`ControlReply::Status`].
     Tether,
+    /// Listens on a port of the host from now on. Answers [`ControlReply::Done`], also when it does so
+    /// already, or [`ControlReply::PortInUse`].
+    Publish(Publish),
+    /// Listens there no more; connections go on. Answers [`ControlReply::Done`].
+    Unpublish(Publish),
+    /// Stops the guest's processors; answers [`ControlReply::Done`] when the VMM was asked.
+    Pause,
+    /// Lets them go on, and tells the guest what time it is.
+    Resume,
 }
 
 /// Answers on the control socket.
@@ -137,7 +191,14 @@ pub enum ControlReply {
     },
     /// The VMM is gone.
     Exited(ExitRecord),
-    /// The request was not understood.
+    /// It was done.
+    Done,
+    /// The port is taken.
+    PortInUse {
+        /// Which.
+        address: std::net::SocketAddr,
+    },
+    /// The request was not understood, or could not be done.
     Error {
         /// Why.
         message: String,
@@ -187,4 +248,17 @@ pub enum ExitReason {
     GuestPanic,
     /// The VMM ended with an error.
     VmmFailed,
+}
+
+impl ExitReason {
+    /// The reason in one word, as in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ExitReason::GuestPowerOff => "guest-power-off",
+            ExitReason::Stopped => "stopped",
+            ExitReason::Killed => "killed",
+            ExitReason::GuestPanic => "guest-panic",
+            ExitReason::VmmFailed => "vmm-failed",
+        }
+    }
 }

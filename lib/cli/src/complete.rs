@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 
-use clap_complete::engine::CompletionCandidate;
+use clap_complete::engine::{CompletionCandidate, PathCompleter, ValueCompleter};
 use lib_store::{Context, Store, StoreError};
 
 /// Completes names of images.
@@ -18,6 +18,16 @@ pub fn kernels(current: &OsStr) -> Vec<CompletionCandidate> {
 /// Completes names of VMs.
 pub fn vms(current: &OsStr) -> Vec<CompletionCandidate> {
     candidates(current, Store::vm_names)
+}
+
+/// Completes names of VMs with a colon behind them, and paths of this host.
+pub fn vm_paths(current: &OsStr) -> Vec<CompletionCandidate> {
+    let mut all = candidates(current, |store| {
+        let names = store.vm_names()?;
+        Ok(names.into_iter().map(|name| name + ":").collect())
+    });
+    all.extend(PathCompleter::any().complete(current));
+    all
 }
 
 /// Completes ids of operations.

@@ -7,6 +7,7 @@ mod args;
 mod bash;
 mod complete;
 mod failure;
+mod guest_rows;
 mod output;
 mod progress;
 mod records;
@@ -18,7 +19,7 @@ mod text;
 mod tidy;
 
 pub use args::{Choice, Format, Global};
-pub use complete::{candidates, images, kernels, operations, vms};
+pub use complete::{candidates, images, kernels, operations, vm_paths, vms};
 pub use failure::Failure;
 pub use output::Output;
 pub use progress::Bars;

@@ -6,6 +6,7 @@ use lib_model::{
     BlobRecord, ImageRecord, KernelRecord, OperationRecord, OperationState, Record, VmRecord,
 };
 
+use crate::guest_rows::{heading, live_line, row};
 use crate::{Failure, Format, Global, Table, age, printable};
 
 /// Collects or prints records. Call [`Output::finish`] at the end.
@@ -13,6 +14,8 @@ use crate::{Failure, Format, Global, Table, age, printable};
 pub struct Output {
     format: Format,
     waiting: Vec<Record>,
+    /// The heading of rows that are printed one by one.
+    headed: bool,
 }
 
 impl Output {
@@ -29,6 +32,7 @@ impl Output {
         Ok(Output {
             format,
             waiting: Vec::new(),
+            headed: false,
         })
     }
 
@@ -37,6 +41,7 @@ impl Output {
         Output {
             format: self.format,
             waiting: Vec::new(),
+            headed: false,
         }
     }
 
@@ -64,6 +69,24 @@ impl Output {
             }
             Format::Ids => writeln!(io::stdout(), "{}", record.id()).map_err(failed),
         }
+    }
+
+    /// Prints a record at once, in a table too, for commands that follow something.
+    ///
+    /// # Errors
+    /// When standard output fails.
+    pub fn emit_now(&mut self, record: impl Into<Record>) -> Result<(), Failure> {
+        let record = record.into();
+        if self.format != Format::Table {
+            return self.emit(record);
+        }
+        let failed = |error| Failure::io("write to standard output", error);
+        let mut text = String::new();
+        if !std::mem::replace(&mut self.headed, true) {
+            text = live_line(heading(&record).iter().copied());
+        }
+        text.push_str(&live_line(row(&record).iter().map(String::as_str)));
+        io::stdout().write_all(text.as_bytes()).map_err(failed)
     }
 
     /// Prints one record in full: every field on a line of its own for people.
@@ -99,6 +122,8 @@ impl Output {
         let mut operations = Table::new(["ID", "OPERATION", "NAME", "STATE", "STAGE", "AGE"]);
         let mut blobs = Table::new(["DIGEST", "STATE", "SIZE", "IMAGES"]);
         let mut seen = [false; 5];
+        // Each run of records of one kind is a table of its own.
+        let mut others: Vec<(&str, Table)> = Vec::new();
         for record in &self.waiting {
             match record {
                 Record::Image(image) => {
@@ -121,14 +146,24 @@ impl Output {
                     seen[4] = true;
                     blobs.row(blob_row(blob));
                 }
+                other => {
+                    if others.last().is_none_or(|(kind, _)| *kind != other.kind()) {
+                        others.push((other.kind(), Table::with_heading(heading(other))));
+                    }
+                    if let Some((_, table)) = others.last_mut() {
+                        table.cells(row(other));
+                    }
+                }
             }
         }
         let mut stdout = io::stdout().lock();
+        let failed = |e| Failure::io("write to standard output", e);
+        for (_, table) in &others {
+            table.write(&mut stdout).map_err(failed)?;
+        }
         for (table, seen) in [images, kernels, vms, operations, blobs].iter().zip(seen) {
             if seen {
-                table
-                    .write(&mut stdout)
-                    .map_err(|e| Failure::io("write to standard output", e))?;
+                table.write(&mut stdout).map_err(failed)?;
             }
         }
         Ok(())

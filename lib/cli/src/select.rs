@@ -44,7 +44,13 @@ impl Kind {
             Record::Kernel(_) => self == Kind::Kernel,
             Record::Vm(_) => self == Kind::Vm,
             Record::Operation(_) => self == Kind::Operation,
-            Record::Blob(_) => false,
+            Record::Blob(_)
+            | Record::Copy(_)
+            | Record::Socket(_)
+            | Record::Published(_)
+            | Record::Ping(_)
+            | Record::Stats(_)
+            | Record::Event(_) => false,
         };
         fits.then(|| record.id())
     }

@@ -18,13 +18,26 @@ impl Table {
         }
     }
 
-    /// Adds a row with as many cells as the heading has.
-    pub fn row<const N: usize>(&mut self, cells: [String; N]) {
+    /// A table with a heading of any width.
+    pub(crate) fn with_heading(heading: &[&str]) -> Self {
+        Table {
+            rows: vec![heading.iter().map(|cell| (*cell).to_owned()).collect()],
+        }
+    }
+
+    /// Adds a row.
+    pub(crate) fn cells(&mut self, cells: Vec<String>) {
+        let cells = cells.iter();
         self.rows.push(
             cells
-                .map(|cell| printable(&cell).replace('\n', "\\n"))
-                .to_vec(),
+                .map(|cell| printable(cell).replace('\n', "\\n"))
+                .collect(),
         );
+    }
+
+    /// Adds a row with as many cells as the heading has.
+    pub fn row<const N: usize>(&mut self, cells: [String; N]) {
+        self.cells(cells.to_vec());
     }
 
     /// Writes the table.

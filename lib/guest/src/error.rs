@@ -43,6 +43,9 @@ pub enum Error {
     /// The caller asked to give up while the command ran; the guest was told to end it.
     #[error("interrupted; the guest was told to end the command")]
     Interrupted,
+    /// Files did not arrive, or could not be sent.
+    #[error(transparent)]
+    Tree(#[from] banger_tree::TreeError),
     /// The host's side failed.
     #[error("{what}")]
     Host {
@@ -71,6 +74,7 @@ impl Error {
             | Error::Refused { .. }
             | Error::NoAnswer(_)
             | Error::Protocol(_)
+            | Error::Tree(_)
             | Error::Host { .. } => 125,
         }
     }

@@ -6,7 +6,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use banger_wire::agent::{Call, CallError, Exec, Info, Request, TerminalSize, kind};
+use banger_wire::agent::{
+    Call, CallError, Exec, Info, Request, Sockets, Stats, TerminalSize, kind,
+};
 use banger_wire::frame::{self, Decoder, Frame};
 use banger_wire::{PROTOCOL, port};
 use nix::errno::Errno;
@@ -45,6 +47,10 @@ impl Guest {
     pub fn answer_timeout(mut self, timeout: Duration) -> Guest {
         self.answer_timeout = timeout;
         self
+    }
+
+    pub(crate) fn patience(&self) -> Duration {
+        self.answer_timeout
     }
 
     /// The agent's socket.
@@ -118,6 +124,22 @@ impl Guest {
     /// See [`Error`].
     pub fn info(&self) -> Result<Info> {
         parse(&self.call(Request::Info)?.payload)
+    }
+
+    /// Asks who listens in the guest, and with `probe` who of them speaks HTTP.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn sockets(&self, probe: bool) -> Result<Sockets> {
+        parse(&self.call(Request::Sockets { probe })?.payload)
+    }
+
+    /// Asks what the guest's kernel counts.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn stats(&self) -> Result<Stats> {
+        parse(&self.call(Request::Stats)?.payload)
     }
 
     /// Asks the guest to end: processes get SIGTERM and then this long. Returns when the agent has
@@ -272,7 +294,7 @@ impl Write for Deadlined<'_, '_> {
     }
 }
 
-fn encode(request: &Request) -> Result<Vec<u8>> {
+pub(crate) fn encode(request: &Request) -> Result<Vec<u8>> {
     let call = Call {
         protocol: PROTOCOL,
         request: request.clone(),

@@ -3,17 +3,23 @@
 //! Blocking, without threads and without a runtime: one `poll(2)` loop per call. The guest is
 //! hostile: what it sends is bounded and checked, and nothing it says can make the caller panic.
 
+mod archive;
+mod copy;
 mod error;
 mod exec;
 mod guest;
 mod signals;
 mod sink;
 mod terminal;
+mod wire;
 
+pub use banger_tree::{Summary, TreeError};
 pub use banger_wire::agent::{
-    CallError, CallErrorKind, Event, Exec, Exit, Info, Started, TerminalSize,
+    CallError, CallErrorKind, Event, Exec, Exit, Info, Socket, Sockets, Started, Stats,
+    TerminalSize,
 };
 
+pub use copy::{CopyIn, CopyOptions, CopyOut};
 pub use error::{Error, Result};
 pub use exec::{Io, Outcome};
 pub use guest::Guest;

@@ -412,6 +412,7 @@ fn config() -> GuestConfig {
         entrypoint: Vec::new(),
         clock_ns: 1,
         entropy: "00".into(),
+        ssh: None,
     }
 }
 

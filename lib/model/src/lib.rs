@@ -3,10 +3,12 @@
 mod digest;
 mod failure;
 mod filesystem;
+mod guest_record;
 mod id;
 mod name;
 mod nearest;
 mod progress;
+mod publish;
 mod record;
 mod reference;
 mod size;
@@ -14,10 +16,14 @@ mod size;
 pub use digest::{Digest, DigestError};
 pub use failure::{Diagnose, Exit};
 pub use filesystem::Filesystem;
+pub use guest_record::{
+    CopyRecord, EventRecord, PingRecord, PublishedRecord, SocketRecord, StatsRecord,
+};
 pub use id::{IdError, ImageId, KernelId, OperationId, VmId};
 pub use name::{KernelName, NameError, VmName};
 pub use nearest::nearest;
 pub use progress::{Progress, Silent, Step};
+pub use publish::Publish;
 pub use record::{
     BlobRecord, BlobState, ImageRecord, KernelRecord, OciConfig, OperationRecord, OperationState,
     Record, SCHEMA, VmRecord, VmState,

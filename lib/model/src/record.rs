@@ -5,6 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::guest_record::{
+    CopyRecord, EventRecord, PingRecord, PublishedRecord, SocketRecord, StatsRecord,
+};
 use crate::{ByteSize, Digest, ImageId, KernelId, KernelName, OperationId, VmId, VmName};
 
 /// Version of the records; raised when a field changes its meaning.
@@ -24,10 +27,22 @@ pub enum Record {
     Operation(OperationRecord),
     /// A blob of images.
     Blob(BlobRecord),
+    /// What a copy came to.
+    Copy(CopyRecord),
+    /// A socket of a guest.
+    Socket(SocketRecord),
+    /// A port of a guest that the host has.
+    Published(PublishedRecord),
+    /// What a VM uses.
+    Stats(StatsRecord),
+    /// One round trip to an agent.
+    Ping(PingRecord),
+    /// Something that happened to a VM.
+    Event(EventRecord),
 }
 
 impl Record {
-    /// `image`, `kernel`, `vm`, `operation` or `blob`.
+    /// The word in the record's `kind`.
     pub fn kind(&self) -> &'static str {
         match self {
             Record::Image(_) => "image",
@@ -35,10 +50,16 @@ impl Record {
             Record::Vm(_) => "vm",
             Record::Operation(_) => "operation",
             Record::Blob(_) => "blob",
+            Record::Copy(_) => "copy",
+            Record::Socket(_) => "socket",
+            Record::Published(_) => "published",
+            Record::Stats(_) => "stats",
+            Record::Ping(_) => "ping",
+            Record::Event(_) => "event",
         }
     }
 
-    /// The id, whatever the kind.
+    /// The id, whatever the kind; what has none of its own has its VM's.
     pub fn id(&self) -> &str {
         match self {
             Record::Image(image) => image.id.as_str(),
@@ -46,6 +67,12 @@ impl Record {
             Record::Vm(vm) => vm.id.as_str(),
             Record::Operation(operation) => operation.id.as_str(),
             Record::Blob(blob) => blob.digest.as_str(),
+            Record::Copy(copy) => copy.id.as_str(),
+            Record::Socket(socket) => socket.id.as_str(),
+            Record::Published(port) => port.id.as_str(),
+            Record::Stats(stats) => stats.id.as_str(),
+            Record::Ping(ping) => ping.id.as_str(),
+            Record::Event(event) => &event.id,
         }
     }
 }
@@ -77,6 +104,42 @@ impl From<BlobRecord> for Record {
 impl From<OperationRecord> for Record {
     fn from(operation: OperationRecord) -> Record {
         Record::Operation(operation)
+    }
+}
+
+impl From<CopyRecord> for Record {
+    fn from(record: CopyRecord) -> Record {
+        Record::Copy(record)
+    }
+}
+
+impl From<SocketRecord> for Record {
+    fn from(record: SocketRecord) -> Record {
+        Record::Socket(record)
+    }
+}
+
+impl From<PublishedRecord> for Record {
+    fn from(record: PublishedRecord) -> Record {
+        Record::Published(record)
+    }
+}
+
+impl From<StatsRecord> for Record {
+    fn from(record: StatsRecord) -> Record {
+        Record::Stats(record)
+    }
+}
+
+impl From<PingRecord> for Record {
+    fn from(record: PingRecord) -> Record {
+        Record::Ping(record)
+    }
+}
+
+impl From<EventRecord> for Record {
+    fn from(record: EventRecord) -> Record {
+        Record::Event(record)
     }
 }
 
@@ -196,6 +259,18 @@ pub struct VmRecord {
     /// Start of the current run, milliseconds since 1970.
     #[serde(default)]
     pub started_ms: Option<u64>,
+    /// Published ports, as `ADDRESS:PORT:GUESTPORT/tcp`.
+    #[serde(default)]
+    pub ports: Vec<String>,
+    /// Where its disks and logs are.
+    #[serde(default)]
+    pub directory: Option<std::path::PathBuf>,
+    /// Where its sockets are while it runs.
+    #[serde(default)]
+    pub runtime: Option<std::path::PathBuf>,
+    /// Why its last run ended, in one word; nothing while it runs.
+    #[serde(default)]
+    pub exit: Option<String>,
     /// Something was done by the command that prints this.
     #[serde(default)]
     pub changed: bool,

@@ -82,6 +82,11 @@ impl Context {
         self.data.join("banger.db")
     }
 
+    /// What happened to VMs (`banger-journal`).
+    pub fn journal(&self) -> PathBuf {
+        self.data.join(banger_journal::FILE)
+    }
+
     /// An OCI image layout that other tools can read (image-spec, image-layout.md).
     pub fn blobs(&self) -> PathBuf {
         self.data.join("blobs")

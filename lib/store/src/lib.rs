@@ -16,6 +16,7 @@ mod schema;
 mod staging;
 mod vm_rows;
 
+pub use banger_journal::{Line as JournalLine, Reader as JournalReader};
 pub use context::Context;
 pub use error::{StoreError, io_error};
 pub use file_lock::FileLock;

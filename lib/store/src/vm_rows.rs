@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 
 use banger_failpoint::point;
-use lib_model::{ByteSize, ImageId, KernelId, VmId, VmName};
+use lib_model::{ByteSize, ImageId, KernelId, Publish, VmId, VmName};
 use rusqlite::Row;
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +40,9 @@ pub struct VmSpec {
     /// The monitor stops the VM when nobody has used it for this many seconds.
     #[serde(default)]
     pub idle_stop_s: Option<u64>,
+    /// Ports of the host that lead to the guest, while it runs.
+    #[serde(default)]
+    pub publish: Vec<Publish>,
 }
 
 /// A VM to be made.
@@ -149,6 +152,7 @@ impl Store {
             self.row_by_id(&KERNELS, new.kernel.as_str())?;
         }
         inserted?;
+        self.happened(&new.id, &new.name, "created", Some(&new.spec.image_name));
         Ok(VmRow {
             id: new.id.clone(),
             name: new.name.clone(),
@@ -178,7 +182,14 @@ impl Store {
                 [id.as_str(), name.as_str(), &text],
             )
         })?;
+        self.happened(id, name, "changed", None);
         Ok(())
+    }
+
+    /// Writes into the journal. One that cannot be written is no reason to fail what has happened.
+    pub fn happened(&self, id: &VmId, name: &VmName, event: &str, detail: Option<&str>) {
+        let line = banger_journal::Line::now(id.as_str(), name.as_str(), event, detail);
+        let _ = banger_journal::append(&self.context().journal(), &line);
     }
 
     fn refuse_taken_vm_name(&self, name: &VmName, id: &VmId) -> Result<(), StoreError> {
@@ -204,9 +215,13 @@ impl Store {
             }
             _ => {}
         }
+        let before = self.row(&VMS, "id = ?1", id.as_str())?;
         self.write(|transaction| {
             transaction.execute("DELETE FROM vms WHERE id = ?1", [id.as_str()])
         })?;
+        if let Some(vm) = before {
+            self.happened(id, &vm.name, "deleted", None);
+        }
         let directory = self.context().vm(id);
         drop(move_to_trash(self.context(), &directory)?);
         Ok(())
@@ -312,6 +327,7 @@ mod tests {
                 entrypoint: Vec::new(),
                 ephemeral: false,
                 idle_stop_s: None,
+                publish: Vec::new(),
             },
         };
         let guard = locks.create().unwrap();

@@ -75,6 +75,7 @@ fn new_vm(name: &str, image: &ImageId, kernel: &KernelId) -> NewVm {
             entrypoint: Vec::new(),
             ephemeral: false,
             idle_stop_s: None,
+            publish: Vec::new(),
         },
     }
 }

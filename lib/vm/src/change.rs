@@ -137,6 +137,7 @@ mod tests {
                 entrypoint: Vec::new(),
                 ephemeral: false,
                 idle_stop_s: Some(600),
+                publish: Vec::new(),
             },
             created_ms: 1,
         }

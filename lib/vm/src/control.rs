@@ -1,7 +1,7 @@
 //! Client of a monitor's control socket, and waiting that Ctrl-C ends.
 
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -75,6 +75,13 @@ impl Drop for Interrupt {
     }
 }
 
+impl AsFd for Control {
+    /// Readable when there is a reply, or the monitor is gone.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
 /// A connection to the monitor of one VM.
 pub struct Control {
     vm: String,
@@ -108,6 +115,15 @@ impl Control {
         patience: Option<Duration>,
         interrupt: &Interrupt,
     ) -> Result<Option<ControlReply>, VmError> {
+        self.send(request)?;
+        self.reply(patience, interrupt)
+    }
+
+    /// Sends a request whose reply comes later.
+    ///
+    /// # Errors
+    /// [`VmError::Monitor`].
+    pub fn send(&mut self, request: &ControlRequest) -> Result<(), VmError> {
         let failed = |source| VmError::Monitor {
             vm: self.vm.clone(),
             source,
@@ -115,8 +131,7 @@ impl Control {
         let mut line = serde_json::to_vec(request).map_err(|e| failed(e.into()))?;
         line.push(b'\n');
         point("control.ask").map_err(failed)?;
-        self.stream.write_all(&line).map_err(failed)?;
-        self.reply(patience, interrupt)
+        self.stream.write_all(&line).map_err(failed)
     }
 
     /// Waits for a further reply; see [`Control::ask`].

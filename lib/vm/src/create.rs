@@ -8,11 +8,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use banger_failpoint::point;
-use lib_model::{ByteSize, ImageRecord, KernelRecord, VmId, VmName};
+use lib_model::{ByteSize, ImageRecord, KernelRecord, Publish, VmId, VmName};
 use lib_store::{FileLock, Locks, NewVm, Staged, Store, VmRow, VmSpec};
 
 use crate::error::io_error;
-use crate::{Accel, VmError, driver, names};
+use crate::{Accel, VmError, driver, names, publish};
 
 /// A shorter one would stop a VM between two commands of one person.
 const SHORTEST_IDLE: Duration = Duration::from_secs(60);
@@ -76,6 +76,8 @@ pub struct CreateRequest {
     pub ephemeral: bool,
     /// Stopped by its monitor when nobody has used it for so long.
     pub idle_stop: Option<Duration>,
+    /// Ports of the host that lead to the guest.
+    pub publish: Vec<Publish>,
     /// Random when missing.
     pub id: Option<VmId>,
 }
@@ -93,6 +95,7 @@ impl CreateRequest {
             entrypoint: vm.spec.entrypoint.clone(),
             ephemeral: vm.spec.ephemeral,
             idle_stop: vm.spec.idle_stop_s.map(Duration::from_secs),
+            publish: vm.spec.publish.clone(),
             id: None,
         }
     }
@@ -168,6 +171,7 @@ pub fn create(
         });
     }
     driver("qemu").program()?;
+    let publish = publish::resolve(&request.publish)?;
     let id = match &request.id {
         Some(id) => id.clone(),
         None => VmId::random().map_err(io_error("name a VM in", store.context().data()))?,
@@ -195,6 +199,7 @@ pub fn create(
             entrypoint: request.entrypoint.clone(),
             ephemeral: request.ephemeral,
             idle_stop_s: request.idle_stop.map(|idle| idle.as_secs()),
+            publish,
         },
     };
     let vm = store.publish_vm(&create, staged, &new)?;

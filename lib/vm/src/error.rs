@@ -131,6 +131,22 @@ pub enum VmError {
         /// Why.
         source: io::Error,
     },
+    /// Somebody else listens there.
+    #[error("the port {address} is taken{}", holder.as_ref().map(|holder| format!(" by {holder}")).unwrap_or_default())]
+    PortInUse {
+        /// Of the host.
+        address: std::net::SocketAddr,
+        /// Who has it, if that can be known.
+        holder: Option<String>,
+    },
+    /// An address of the host cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Which.
+        address: std::net::SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
     /// The user pressed Ctrl-C or the process was asked to end.
     #[error("interrupted")]
     Interrupted,
@@ -155,7 +171,7 @@ impl Diagnose for VmError {
             VmError::Ssh(error) => error.exit(),
             VmError::Config(error) => error.exit(),
             VmError::OutOfRange { .. } => Exit::Usage,
-            VmError::Running { .. } => Exit::Busy,
+            VmError::Running { .. } | VmError::PortInUse { .. } => Exit::Busy,
             VmError::Interrupted => Exit::Interrupted,
             _ => Exit::Failed,
         }
@@ -182,6 +198,10 @@ impl Diagnose for VmError {
             VmError::NotEnough { .. } => Some("free some space, or choose another --store".into()),
             VmError::Boot { vm, .. } => Some(format!("banger-vm logs {vm}")),
             VmError::NotRunning { vm } => Some(format!("banger-vm start {vm}")),
+            VmError::PortInUse { .. } => Some(
+                "choose another port of the host; 0 is any that is free, as in --publish 0:80"
+                    .into(),
+            ),
             VmError::Running { vm } => Some(format!("banger-vm stop {vm}   (or add --force)")),
             VmError::Architecture { host, .. } => {
                 Some(format!("banger-image pull --platform linux/{host} …"))

@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use banger_wire::monitor::{ControlReply, ControlRequest, Handles, Phase, file};
+use banger_wire::monitor::{ControlReply, ControlRequest, ExitRecord, Handles, Phase, file};
 use lib_model::{SCHEMA, VmRecord, VmState};
 use lib_store::{Context, FileLock, VmRow};
 
@@ -77,9 +77,22 @@ pub fn record(context: &Context, vm: &VmRow, changed: bool) -> VmRecord {
             None => None,
         },
         created_ms: vm.created_ms,
-        started_ms: handles.map(|h| h.started_ms),
+        started_ms: handles.as_ref().map(|h| h.started_ms),
+        ports: vm.spec.publish.iter().map(ToString::to_string).collect(),
+        directory: Some(context.vm(&vm.id)),
+        runtime: handles.and_then(|h| h.runtime),
+        exit: (state == VmState::Stopped)
+            .then(|| exit_word(context, vm))
+            .flatten(),
         changed,
     }
+}
+
+/// Why the last run ended, as in its exit record.
+fn exit_word(context: &Context, vm: &VmRow) -> Option<String> {
+    let text = fs::read(context.vm(&vm.id).join(file::EXIT_RECORD)).ok()?;
+    let record: ExitRecord = serde_json::from_slice(&text).ok()?;
+    Some(record.reason.as_str().to_owned())
 }
 
 /// Where the sockets of a VM are: as its monitor said, else where this environment would put them.

@@ -17,12 +17,14 @@ use crate::create::DATA_DISK;
 use crate::error::io_error;
 use crate::guest_config::{guest_config, mac, serial, ssh};
 use crate::liveness::monitor;
-use crate::scope;
 use crate::{
     Accel, Control, DiskPlan, Interrupt, LaunchPlan, Life, VmError, driver, life, program, stop,
 };
+use crate::{publish, scope};
 
 const CONSOLE_LIMIT: u64 = 4 << 20;
+/// Between two samples of what a VM uses.
+const STATISTICS: Duration = Duration::from_secs(60);
 const LEAST_FREE_SPACE: u64 = 64 << 20;
 
 /// What a start came to.
@@ -209,9 +211,14 @@ fn launch(store: &Store, vm: &VmRow, note: &dyn Fn(&str)) -> Result<(), VmError>
         arguments: driver.arguments(&plan)?,
         console_limit: CONSOLE_LIMIT,
         idle_stop_s: vm.spec.idle_stop_s,
+        name: vm.name.to_string(),
+        journal: Some(context.journal()),
+        publish: vm.spec.publish.iter().copied().map(publish::wire).collect(),
+        statistics_s: Some(STATISTICS.as_secs()),
     };
     match run_monitor(context, &spec).map_err(io_error("run", context.helper("banger-monitor")))? {
         LaunchReply::Started(_) | LaunchReply::AlreadyRunning => Ok(()),
+        LaunchReply::PortInUse { address } => Err(publish::port_in_use(store, address)),
         LaunchReply::Failed { message } => Err(VmError::Launch {
             vm: vm.name.to_string(),
             message,

@@ -165,6 +165,7 @@ pub(crate) fn request(name: Option<&VmName>, args: &MachineArgs, ephemeral: bool
         entrypoint: Vec::new(),
         ephemeral,
         idle_stop: args.idle_stop.filter(|idle| !idle.is_zero()),
+        publish: args.publish.clone(),
         id: None,
     }
 }

@@ -62,6 +62,10 @@ impl Rig {
             arguments: arguments.iter().map(|a| (*a).to_owned()).collect(),
             console_limit: 1 << 20,
             idle_stop_s: None,
+            name: "vm".into(),
+            journal: None,
+            publish: Vec::new(),
+            statistics_s: None,
         };
         Rig {
             temporary,
