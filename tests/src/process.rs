@@ -249,6 +249,11 @@ impl Running {
         );
     }
 
+    /// Whether standard output contains a text by now.
+    pub fn has_stdout(&self, text: &str) -> bool {
+        String::from_utf8_lossy(&self.shared.lock().stdout).contains(text)
+    }
+
     /// Waits until standard error contains a text.
     ///
     /// # Panics

@@ -144,6 +144,16 @@ fn set() {
 }
 
 #[test]
+fn publish() {
+    offline(
+        "publish",
+        "banger-vm create --quiet --no-start --name v busybox",
+        "banger-vm publish --quiet v 18080:80",
+        "banger-vm ports --published v | grep -q 18080",
+    );
+}
+
+#[test]
 fn delete() {
     offline(
         "delete",

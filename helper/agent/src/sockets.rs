@@ -223,6 +223,21 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_answers_is_heard() {
+        use std::io::{Read, Write};
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = std::thread::spawn(move || {
+            let mut socket = listener.accept().unwrap().0;
+            socket.read_exact(&mut [0; REQUEST.len()]).unwrap();
+            socket.write_all(b"HTTP/1.1 418 x\r\n\r\n").unwrap();
+        });
+        let status = crate::runtime().unwrap().block_on(ask(address));
+        assert_eq!(status, Some(418));
+        server.join().unwrap();
+    }
+
+    #[test]
     fn only_http_is_http() {
         for (answer, expected) in [
             (&b"HTTP/1.1 404 Not Found\r\n"[..], Some(404)),

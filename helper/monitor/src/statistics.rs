@@ -48,6 +48,7 @@ impl Monitor {
             // From now and not from when it was due: after a sleep of the host one sample is enough.
             statistics.next = now + statistics.every;
         }
+        self.vm.log.trim();
         self.call_guest(Own::Statistics, Request::Stats);
     }
 

@@ -127,7 +127,7 @@ impl Keep {
         futimens(file, &time, &time).map_err(failed("set the time of"))
     }
 
-    /// For a link.
+    /// For a link or a pipe, which is not opened.
     pub(crate) fn apply_to_link(self, at: &Temporary<'_>, entry: &Entry) -> Result<()> {
         if self.archive {
             let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));

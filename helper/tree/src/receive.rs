@@ -176,6 +176,7 @@ impl Receiver<'_> {
                     mknodat(directory, &**temporary, SFlag::S_IFIFO, mode, 0)
                 })
                 .map_err(TreeError::file("make the pipe", entry.name.as_bytes()))?;
+                self.keep.apply_to_link(&made, &entry)?;
                 publish(made, &entry, &name)
             }
         }

@@ -135,7 +135,22 @@ pub struct PingRecord {
     /// From the connection to the answer, in microseconds.
     pub round_trip_us: u64,
     /// The agent's version.
+    #[serde(default)]
     pub agent: String,
+    /// What a transfer came to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transfer: Option<Transfer>,
+}
+
+/// Bytes that were sent there and back, and looked at by nobody.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transfer {
+    /// Each way.
+    pub bytes: u64,
+    /// To the guest, in microseconds.
+    pub sent_us: u64,
+    /// From the guest, in microseconds.
+    pub received_us: u64,
 }
 
 /// Something that happened to a VM.

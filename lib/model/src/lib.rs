@@ -17,7 +17,7 @@ pub use digest::{Digest, DigestError};
 pub use failure::{Diagnose, Exit};
 pub use filesystem::Filesystem;
 pub use guest_record::{
-    CopyRecord, EventRecord, PingRecord, PublishedRecord, SocketRecord, StatsRecord,
+    CopyRecord, EventRecord, PingRecord, PublishedRecord, SocketRecord, StatsRecord, Transfer,
 };
 pub use id::{IdError, ImageId, KernelId, OperationId, VmId};
 pub use name::{KernelName, NameError, VmName};

@@ -268,7 +268,7 @@ pub struct VmRecord {
     /// Where its sockets are while it runs.
     #[serde(default)]
     pub runtime: Option<std::path::PathBuf>,
-    /// Why its last run ended, in one word; nothing while it runs.
+    /// Why its last run ended, in one word; nothing while it runs, and in lists.
     #[serde(default)]
     pub exit: Option<String>,
     /// Something was done by the command that prints this.

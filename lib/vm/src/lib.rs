@@ -33,7 +33,7 @@ pub use control::{Control, Interrupt};
 pub use create::{CreateRequest, Created, Network, create};
 pub use driver::{DiskPlan, Driver, LaunchPlan, driver};
 pub use error::VmError;
-pub use liveness::{Life, life, record, runtime};
+pub use liveness::{Life, life, record, records, runtime};
 pub use publish::{Published, publish, unpublish};
 pub use reconcile::{Repair, reconcile};
 pub use start::{Started, preflight, start};

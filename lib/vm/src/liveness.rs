@@ -6,7 +6,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use banger_wire::monitor::{ControlReply, ControlRequest, ExitRecord, Handles, Phase, file};
 use lib_model::{SCHEMA, VmRecord, VmState};
@@ -26,28 +26,103 @@ pub enum Life {
     Unattended,
 }
 
+/// A monitor answers at once unless the machine is stuck.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// After this the kernel is asked whether the monitor can answer at all.
+const SHORT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Monitors asked at a time: each is an open connection.
+const AT_ONCE: usize = 256;
+
 /// Asks the kernel, and the monitor if there is one.
 pub fn life(context: &Context, vm: &VmRow) -> Life {
-    if !FileLock::is_held(&context.vm(&vm.id).join(file::ALIVE_LOCK)) {
-        return Life::Dead;
+    Question::ask(context, vm).answer(Instant::now())
+}
+
+/// What was asked of one VM's monitor.
+struct Question<'a> {
+    context: &'a Context,
+    vm: &'a VmRow,
+    /// Nobody holds the lock when this is missing.
+    monitor: Option<Option<Control>>,
+}
+
+impl<'a> Question<'a> {
+    fn ask(context: &'a Context, vm: &'a VmRow) -> Self {
+        let held = FileLock::is_held(&context.vm(&vm.id).join(file::ALIVE_LOCK));
+        let connect = || {
+            let mut control = Control::connect(context, vm).ok()?;
+            control.send(&ControlRequest::Status).ok()?;
+            Some(control)
+        };
+        Question {
+            context,
+            vm,
+            monitor: held.then(connect),
+        }
     }
-    // A monitor answers at once unless the machine is stuck; a list must not hang on one of many.
-    let patience = Some(Duration::from_secs(5));
-    let reply = Control::connect(context, vm).ok().and_then(|mut control| {
-        control
-            .ask(&ControlRequest::Status, patience, &Interrupt::never())
-            .ok()?
-    });
-    match reply {
-        Some(ControlReply::Status { phase, .. }) => Life::Alive(phase),
-        _ if !FileLock::is_held(&context.vm(&vm.id).join(file::ALIVE_LOCK)) => Life::Dead,
-        _ => Life::Unattended,
+
+    /// Waits for the answer, for as long as `asked` is not too long ago.
+    fn answer(self, asked: Instant) -> Life {
+        let Some(control) = self.monitor else {
+            return Life::Dead;
+        };
+        let left =
+            |patience: Duration| (asked + patience).saturating_duration_since(Instant::now());
+        let reply = control.and_then(|mut control| {
+            let mut wait = |patience| {
+                let interrupt = Interrupt::never();
+                control.reply(Some(left(patience)), &interrupt).ok()
+            };
+            match wait(SHORT_PATIENCE)? {
+                None if !is_stopped(monitor(self.context, self.vm)) => wait(PATIENCE)?,
+                reply => reply,
+            }
+        });
+        let lock = self.context.vm(&self.vm.id).join(file::ALIVE_LOCK);
+        match reply {
+            Some(ControlReply::Status { phase, .. }) => Life::Alive(phase),
+            _ if !FileLock::is_held(&lock) => Life::Dead,
+            _ => Life::Unattended,
+        }
     }
+}
+
+/// Somebody stopped the process, so it will not answer however long one waits (proc_pid_stat(5), state).
+fn is_stopped(pid: Option<i32>) -> bool {
+    let stat = pid.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/stat")).ok());
+    stat.as_deref()
+        .and_then(|stat| stat.rsplit_once(')'))
+        .is_some_and(|(_, rest)| rest.trim_start().starts_with(['T', 't']))
+}
+
+/// The records of many VMs, without how their last runs ended; all monitors are asked before the first answer is waited for, so that some
+/// that do not answer cost no more than one.
+pub fn records(context: &Context, vms: &[VmRow]) -> Vec<VmRecord> {
+    let mut records = Vec::new();
+    for some in vms.chunks(AT_ONCE) {
+        let asked = Instant::now();
+        let questions: Vec<_> = some.iter().map(|vm| Question::ask(context, vm)).collect();
+        records.extend(questions.into_iter().map(|question| {
+            let vm = question.vm;
+            record_of(context, vm, question.answer(asked), false)
+        }));
+    }
+    records
 }
 
 /// The record of a VM with its state now.
 pub fn record(context: &Context, vm: &VmRow, changed: bool) -> VmRecord {
-    let state = match life(context, vm) {
+    let record = record_of(context, vm, life(context, vm), changed);
+    let exit = (record.state == VmState::Stopped).then(|| exit_word(context, vm));
+    VmRecord {
+        exit: exit.flatten(),
+        ..record
+    }
+}
+
+fn record_of(context: &Context, vm: &VmRow, life: Life, changed: bool) -> VmRecord {
+    let state = match life {
         Life::Dead => VmState::Stopped,
         Life::Alive(Phase::Booting) => VmState::Starting,
         Life::Alive(Phase::Ready) => VmState::Running,
@@ -81,9 +156,7 @@ pub fn record(context: &Context, vm: &VmRow, changed: bool) -> VmRecord {
         ports: vm.spec.publish.iter().map(ToString::to_string).collect(),
         directory: Some(context.vm(&vm.id)),
         runtime: handles.and_then(|h| h.runtime),
-        exit: (state == VmState::Stopped)
-            .then(|| exit_word(context, vm))
-            .flatten(),
+        exit: None,
         changed,
     }
 }

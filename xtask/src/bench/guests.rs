@@ -1,6 +1,7 @@
 //! Boots and commands in guests.
 
 use std::fs;
+use std::io::Read;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -60,7 +61,40 @@ impl Bench {
         rows.push(alone("exec of busybox's true, static", shown(own)));
         rows.push(alone("exec of Debian's true, dynamic", shown(exec)));
         rows.push(alone("monitor, PSS", format!("{memory} KiB")));
-        Ok(())
+        self.copies(rows)
+    }
+
+    /// 500 MB of random bytes by `cp`, against as many that nobody looks at, in one run.
+    fn copies(&self, rows: &mut Vec<Row>) -> Result<()> {
+        const SIZE: u64 = 500_000_000;
+        let create = ["create", "--quiet", "--network=none", "--name=c", "busybox"];
+        captured(&mut self.command("banger-vm", &create))?;
+        let file = self.directory.path().join("large");
+        let mut random = fs::File::open("/dev/urandom")?.take(SIZE);
+        std::io::copy(&mut random, &mut fs::File::create(&file)?)?;
+        let size = SIZE.to_string();
+        let ping = ["ping", "--json", "--quiet", "--transfer", &size, "c"];
+        let raw = captured(&mut self.command("banger-vm", &ping))?;
+        let raw: serde_json::Value = serde_json::from_str(&raw)?;
+        let seconds = |name: &str| raw["transfer"][name].as_f64().unwrap_or(0.0) / 1e6;
+        let file = file.to_string_lossy();
+        let back = format!("{file}-back");
+        let into = wall(&mut self.command("banger-vm", &["cp", &file, "c:/root/large"]))?;
+        let out = wall(&mut self.command("banger-vm", &["cp", "c:/root/large", &back]))?;
+        captured(&mut self.command("banger-vm", &["delete", "--quiet", "--force", "c"]))?;
+        for (what, raw, copy) in [
+            ("cp of 500 MB into a guest", seconds("sent_us"), into),
+            ("cp of 500 MB out of a guest", seconds("received_us"), out),
+        ] {
+            let ratio = raw / copy.as_secs_f64();
+            let rate = SIZE as f64 / 1e6 / copy.as_secs_f64();
+            rows.push(alone(
+                what,
+                format!("{rate:.0} MB/s, {ratio:.2} of the raw transport"),
+            ));
+        }
+        fs::remove_file(back)?;
+        Ok(fs::remove_file(&*file)?)
     }
 
     /// Without the dynamic loader's work, which is most of it in an emulated guest.

@@ -12,8 +12,7 @@ pub(crate) fn run(session: &mut Session, args: &ListArgs) -> Result<(), Failure>
     let Some(store) = Store::open_existing(&session.context)? else {
         return Ok(());
     };
-    for vm in store.vms()? {
-        let record = lib_vm::record(&session.context, &vm, false);
+    for record in lib_vm::records(&session.context, &store.vms()?) {
         if !args.running || record.state != VmState::Stopped {
             session.output.emit(record)?;
         }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use lib_cli::{Failure, Session};
-use lib_model::{PingRecord, SCHEMA};
+use lib_model::{PingRecord, SCHEMA, Transfer};
 use lib_store::VmRow;
 
 use crate::cli::PingArgs;
@@ -31,13 +31,14 @@ pub(crate) fn run(session: &mut Session, args: &PingArgs) -> Result<(), Failure>
                 sequence,
                 round_trip_us: u64::try_from(took).unwrap_or(u64::MAX),
                 agent: info.version,
+                transfer: None,
             })?;
         }
         Ok(())
     })
 }
 
-fn transfer(session: &Session, vm: &VmRow, bytes: u64) -> Result<(), Failure> {
+fn transfer(session: &mut Session, vm: &VmRow, bytes: u64) -> Result<(), Failure> {
     let (there, back) = guest::of(session, vm)
         .measure(bytes)
         .map_err(|error| guest::failure(session, vm, "ping --transfer", error))?;
@@ -48,5 +49,18 @@ fn transfer(session: &Session, vm: &VmRow, bytes: u64) -> Result<(), Failure> {
         rate(there),
         rate(back)
     ));
-    Ok(())
+    let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    session.output.emit_now(PingRecord {
+        schema: SCHEMA,
+        id: vm.id.clone(),
+        name: vm.name.clone(),
+        sequence: 1,
+        round_trip_us: us(there + back),
+        agent: String::new(),
+        transfer: Some(Transfer {
+            bytes,
+            sent_us: us(there),
+            received_us: us(back),
+        }),
+    })
 }

@@ -3,6 +3,7 @@
 
 mod harness;
 mod monitor;
+mod services;
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};

@@ -28,6 +28,8 @@ pub(crate) const FINISH_FIRST: u32 = 2006;
 pub(crate) const AWAIT_RESETS: u32 = 2007;
 /// Sends data without accepting.
 pub(crate) const EAGER: u32 = 2008;
+/// Gets a number; answers that call of the monitor's, as JSON, once it was made.
+pub(crate) const AWAIT_CALL: u32 = 2009;
 /// Gets lines that tell the guest what to do.
 pub(crate) const COMMANDS: u32 = 3000;
 
@@ -112,6 +114,9 @@ fn serve_qmp(qmp: RawFd, mode: &str) {
                 shutdown_event(Some(qmp), true, "guest-shutdown");
                 exit(0);
             }
+            if line.contains("\"cont\"") {
+                send_all(qmp, b"{\"event\": \"RESUME\"}\r\n");
+            }
             if line.contains("\"quit\"") && !mode.contains("ignore-quit") {
                 shutdown_event(Some(qmp), false, "host-qmp-quit");
                 exit(0);
@@ -142,6 +147,7 @@ struct Guest {
     streams: HashMap<StreamId, Stream>,
     events: StreamId,
     resets: u64,
+    calls: Vec<String>,
     pattern: Vec<u8>,
 }
 
@@ -157,6 +163,7 @@ impl Guest {
             streams: HashMap::new(),
             events: 0,
             resets: 0,
+            calls: Vec::new(),
             pattern: (0..PERIOD).map(pattern).collect(),
         }
     }
@@ -215,6 +222,11 @@ impl Guest {
                 self.mux.send(id, b"too early");
             }
             Event::Opened(id, port) => {
+                // Behind a TCP port is what is behind the mux port of that number.
+                let port = port::tcp(port).map_or(port, u32::from);
+                if port == REFUSE {
+                    return self.mux.reset(id);
+                }
                 self.mux.accept(id);
                 let output = match port {
                     FINISH_FIRST => {
@@ -235,7 +247,8 @@ impl Guest {
             Event::Data(id, bytes) => self.data(id, &bytes),
             Event::Finished(id) => {
                 if let Some(stream) = self.streams.get_mut(&id) {
-                    stream.finished = true;
+                    // A call is over when it is answered.
+                    stream.finished |= stream.port != port::AGENT;
                     if stream.port == COUNT {
                         let (count, sum) = (stream.count, stream.sum);
                         stream.output.extend_from_slice(&count.to_le_bytes());
@@ -271,7 +284,7 @@ impl Guest {
                     stream.left = u64::from_le_bytes(*length);
                 }
             }
-            AWAIT_RESETS => stream.input.extend_from_slice(bytes),
+            AWAIT_RESETS | AWAIT_CALL => stream.input.extend_from_slice(bytes),
             COMMANDS => {
                 stream.input.extend_from_slice(bytes);
                 while let Some(end) = stream.input.iter().position(|byte| *byte == b'\n') {
@@ -284,10 +297,21 @@ impl Guest {
                 let call = decoder.next_frame().unwrap().unwrap();
                 assert_eq!(call.kind, kind::CALL);
                 let call: Call = serde_json::from_slice(&call.payload).unwrap();
-                let Request::Shutdown { grace_ms } = call.request else {
-                    panic!("{call:?}");
-                };
-                lines.push(format!("shutdown {id} {grace_ms}"));
+                match call.request {
+                    Request::Shutdown { grace_ms } => {
+                        lines.push(format!("shutdown {id} {grace_ms}"));
+                    }
+                    other => self.calls.push(serde_json::to_string(&other).unwrap()),
+                }
+                if self.mode.contains("statistics") {
+                    let answer = br#"{"uptime_ms":7,"cpus":3}"#;
+                    frame::encode(&mut stream.output, kind::REPLY, answer);
+                    stream.finished = true;
+                }
+                if self.mode.contains("nonsense") {
+                    stream.output.extend_from_slice(&[b'x'; 100_000]);
+                    stream.finished = true;
+                }
             }
             _ => {
                 stream.count += bytes.len() as u64;
@@ -310,6 +334,14 @@ impl Guest {
                     if self.resets >= text.trim().parse().unwrap() {
                         stream.input.clear();
                         stream.output.extend_from_slice(b"ok");
+                        stream.finished = true;
+                    }
+                }
+                if stream.port == AWAIT_CALL && stream.input.ends_with(b"\n") {
+                    let text = String::from_utf8(stream.input.clone()).unwrap();
+                    if let Some(call) = self.calls.get(text.trim().parse::<usize>().unwrap() - 1) {
+                        stream.input.clear();
+                        stream.output.extend_from_slice(call.as_bytes());
                         stream.finished = true;
                     }
                 }

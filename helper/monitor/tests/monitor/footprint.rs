@@ -29,7 +29,7 @@ fn system_call(pid: u32) -> Vec<u64> {
 }
 
 /// Asleep in epoll without a timeout: no system call follows until something happens.
-fn assert_idle(rig: &Rig) {
+pub(crate) fn assert_idle(rig: &Rig) {
     let call = system_call(rig.handles().monitor_pid);
     // epoll_wait and epoll_pwait of x86-64, epoll_pwait of arm64.
     assert!([232, 281, 22].contains(&call[0]), "{call:x?}");

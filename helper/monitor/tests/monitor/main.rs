@@ -14,6 +14,7 @@ mod fake;
 mod footprint;
 mod hostile;
 mod lifecycle;
+mod ports;
 mod qemu;
 mod rig;
 mod streams;
