@@ -3,6 +3,7 @@
 
 mod harness;
 mod monitor;
+mod ssh;
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
