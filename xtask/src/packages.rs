@@ -81,6 +81,12 @@ pub(crate) const TEST: &[Package] = &[
         "/lib/systemd/systemd",
         "runs in a namespace, for the scopes of VMs",
     ),
+    package(
+        "openssh-client",
+        "/usr/bin/ssh",
+        "logs in to guests, with its scp and sftp",
+    ),
+    package("rsync", "/usr/bin/rsync", "copies trees by ssh"),
     package("zsh", "/bin/zsh", "completes commands"),
     package("fish", "/usr/bin/fish", "completes commands"),
 ];
@@ -90,6 +96,13 @@ pub(crate) const BENCH: &[Package] = &[package(
     "python3-pip",
     "/usr/bin/pip3",
     "downloads a peer that is published as a Python package",
+)];
+
+/// What comparing with another SSH server needs besides.
+pub(crate) const SSH_BENCH: &[Package] = &[package(
+    "dropbear-bin",
+    "/usr/sbin/dropbear",
+    "is the SSH server that the agent's is compared with",
 )];
 
 /// What mapping user ids takes when we are not root.

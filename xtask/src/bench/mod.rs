@@ -3,6 +3,7 @@
 mod guests;
 mod image;
 pub(crate) mod measure;
+mod ssh;
 mod start_up;
 mod state;
 
@@ -53,6 +54,9 @@ pub(crate) fn bench(args: &Args) -> Result<()> {
     if wants(What::Image) {
         needed.push(packages::BENCH);
     }
+    if wants(What::Guests) {
+        needed.push(packages::SSH_BENCH);
+    }
     timed("packages", || packages::install(&needed))?;
     let bin = timed("executables", || match args.what {
         What::Image => build::programs(&["banger-image"]),
@@ -71,6 +75,7 @@ pub(crate) fn bench(args: &Args) -> Result<()> {
     }
     if wants(What::Guests) {
         timed("guests", || bench.guests(runs, &mut rows))?;
+        timed("ssh", || bench.ssh(runs, &mut rows))?;
     }
     if wants(What::Image) {
         let rounds = args.runs.unwrap_or(3).max(1);

@@ -20,10 +20,20 @@ pub(crate) struct Harness {
 
 impl Harness {
     pub(crate) fn new() -> Harness {
+        Harness::start(None)
+    }
+
+    /// With an SSH server, configured by JSON as at a boot.
+    pub(crate) fn with_ssh(ssh: &str) -> Harness {
+        Harness::start(Some(ssh))
+    }
+
+    fn start(ssh: Option<&str>) -> Harness {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let agent = Command::new(env!("CARGO_BIN_EXE_banger-agent"))
             .args(["serve", "--fd", "0"])
             .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .envs(ssh.map(|ssh| ("BANGER_AGENT_SSH", ssh)))
             .spawn()
             .unwrap();
         let directory = tempfile::tempdir().unwrap();

@@ -4,6 +4,7 @@
 mod harness;
 mod monitor;
 mod services;
+mod ssh;
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};

@@ -1,0 +1,216 @@
+//! Ports and sockets forwarded by SSH, both ways, and an editor's remote mode.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
+
+use banger_tests::{Running, Sandbox, eventually, skipped};
+
+/// Whatever the load, nothing here takes longer.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// Larger than every window and buffer on the way.
+const MUCH: usize = 4 << 20;
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+fn data() -> Vec<u8> {
+    (0..MUCH)
+        .map(|i| (i % 251) as u8 ^ (i >> 12) as u8)
+        .collect()
+}
+
+/// Sends all, says that it was all, and takes the answer to its end.
+fn ask(mut stream: impl Read + Write, end: impl FnOnce(), bytes: &[u8]) -> Vec<u8> {
+    stream.write_all(bytes).unwrap();
+    end();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    answer
+}
+
+fn ask_tcp(stream: &TcpStream, bytes: &[u8]) -> Vec<u8> {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    ask(stream, || stream.shutdown(Shutdown::Write).unwrap(), bytes)
+}
+
+/// Takes all, then answers with it reversed.
+fn reverse(mut stream: impl Read + Write) {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    bytes.reverse();
+    stream.write_all(&bytes).unwrap();
+}
+
+/// Starts a forwarding client; it ends when a forward cannot be had.
+fn forward(sandbox: &Sandbox, flags: &str) -> Running {
+    sandbox.start(&format!(
+        "exec banger-vm ssh -o ExitOnForwardFailure=yes {flags} t -- 'echo ready; exec cat'"
+    ))
+}
+
+#[test]
+fn ports_and_sockets_are_forwarded_both_ways() {
+    if skipped("vm") {
+        return;
+    }
+    let sandbox = Sandbox::for_guests();
+    sandbox
+        .sh("banger-vm create --name t --network none busybox")
+        .ok();
+    local_and_dynamic(&sandbox);
+    remote(&sandbox);
+    sockets(&sandbox);
+    editor(&sandbox);
+}
+
+fn local_and_dynamic(sandbox: &Sandbox) {
+    let (local, dynamic, dead) = (free_port(), free_port(), free_port());
+    let flags =
+        format!("-L {local}:localhost:7000 -L {dead}:127.0.0.1:7999 -D 127.0.0.1:{dynamic}");
+    let client = forward(sandbox, &flags);
+    client.wait_for_stdout("ready");
+    let _server =
+        sandbox.start("exec banger-vm exec t -- nc -lk -p 7000 -s 127.0.0.1 -e sh -c 'tr a-z A-Z'");
+    eventually("the guest listens", PATIENCE, || {
+        let listening = sandbox.sh("banger-vm exec t -- netstat -tln");
+        listening.ok().contains("127.0.0.1:7000").then_some(())
+    });
+    let stream = TcpStream::connect(("127.0.0.1", local)).unwrap();
+    let text = b"hello ".repeat(MUCH / 6);
+    let answer = ask_tcp(&stream, &text);
+    assert!(
+        answer == b"HELLO ".repeat(MUCH / 6),
+        "{} bytes came back",
+        answer.len()
+    );
+
+    // SOCKS 5 (RFC 1928): no authentication, connect to a name.
+    for host in [&b"localhost"[..], b"t"] {
+        let mut stream = TcpStream::connect(("127.0.0.1", dynamic)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(&[5, 1, 0]).unwrap();
+        let mut reply = [0; 2];
+        stream.read_exact(&mut reply).unwrap();
+        assert_eq!(reply, [5, 0]);
+        let mut request = vec![5, 1, 0, 3, host.len() as u8];
+        request.extend(host);
+        request.extend(7000u16.to_be_bytes());
+        stream.write_all(&request).unwrap();
+        let mut reply = [0; 10];
+        if host == b"t" {
+            // It listens on loopback only, which the machine's own name is not.
+            assert!(stream.read_exact(&mut reply).is_err() || reply[1] != 0);
+            continue;
+        }
+        stream.read_exact(&mut reply).unwrap();
+        assert_eq!(reply[1], 0);
+        assert_eq!(ask_tcp(&stream, b"socks"), b"SOCKS");
+    }
+
+    // Where nobody listens, the connection ends, and the others go on.
+    let stream = TcpStream::connect(("127.0.0.1", dead)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut nothing = Vec::new();
+    let ended = (&stream).read_to_end(&mut nothing);
+    assert!(nothing.is_empty(), "{ended:?}");
+    let stream = TcpStream::connect(("127.0.0.1", local)).unwrap();
+    assert_eq!(ask_tcp(&stream, b"still"), b"STILL");
+    client.finish().exits(0);
+}
+
+fn remote(sandbox: &Sandbox) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        reverse(stream);
+    });
+    let client = forward(sandbox, &format!("-R 7100:127.0.0.1:{port}"));
+    client.wait_for_stdout("ready");
+    let answer = sandbox.sh("banger-vm exec t -- sh -c 'echo olleh | nc 127.0.0.1 7100'");
+    assert_eq!(answer.ok(), "\nhello", "{answer}");
+    server.join().unwrap();
+    // A port that is taken is refused, and said.
+    let taken = forward(sandbox, &format!("-R 7100:127.0.0.1:{port}")).finish();
+    taken.exits(255).says("remote port forwarding failed");
+    client.finish().exits(0);
+    // It goes with its connection.
+    eventually("the port is free again", PATIENCE, || {
+        let listening = sandbox.sh("banger-vm exec t -- netstat -tln");
+        (!listening.ok().contains(":7100")).then_some(())
+    });
+}
+
+fn sockets(sandbox: &Sandbox) {
+    // Here → guest → here again: both kinds of forwarding, one behind the other.
+    let (near, far) = (sandbox.runtime().join("n"), sandbox.runtime().join("f"));
+    let listener = UnixListener::bind(&far).unwrap();
+    let server = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        reverse(stream);
+    });
+    let flags = format!(
+        "-R /tmp/there.sock:{} -L {}:/tmp/there.sock",
+        far.display(),
+        near.display()
+    );
+    let client = forward(sandbox, &flags);
+    client.wait_for_stdout("ready");
+    let mode = sandbox.sh("banger-vm exec t -- stat -c %A /tmp/there.sock");
+    assert_eq!(mode.ok(), "srw-------\n");
+    let stream = UnixStream::connect(&near).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut expected = data();
+    let answer = ask(
+        &stream,
+        || stream.shutdown(Shutdown::Write).unwrap(),
+        &expected,
+    );
+    expected.reverse();
+    assert!(answer == expected, "{} bytes came back", answer.len());
+    server.join().unwrap();
+    client.finish().exits(0);
+    eventually("the socket goes with its connection", PATIENCE, || {
+        let there = sandbox.sh("banger-vm exec t -- test -e /tmp/there.sock");
+        (there.status == 1).then_some(())
+    });
+    // Another user's place is none to bind in.
+    let refused = forward(
+        sandbox,
+        &format!("-l guest -R /root/x.sock:{}", far.display()),
+    );
+    refused.finish().exits(255).says("forwarding failed");
+}
+
+/// As editors do it: a server of one's own is uploaded, runs, and is spoken to through a forwarded port.
+fn editor(sandbox: &Sandbox) {
+    sandbox
+        .sh("banger-vm ssh-config > config; mkdir www; echo from-the-guest > www/page")
+        .ok();
+    std::fs::write(
+        sandbox.path("batch"),
+        "put /bin/busybox /root/server\nchmod 755 /root/server\nput -r www /root/www\n",
+    )
+    .unwrap();
+    sandbox.sh("sftp -F config -b batch t.vm").ok();
+    let port = free_port();
+    let server = sandbox.start(&format!(
+        "exec ssh -F config -o ExitOnForwardFailure=yes -L {port}:127.0.0.1:8000 t.vm \
+         'echo ready; exec /root/server httpd -f -p 127.0.0.1:8000 -h /root/www'"
+    ));
+    server.wait_for_stdout("ready");
+    let page = eventually("the server answers", PATIENCE, || {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        stream.write_all(b"GET /page HTTP/1.0\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        answer.contains("200 OK").then_some(answer)
+    });
+    assert!(page.ends_with("from-the-guest\n"), "{page}");
+    drop(server);
+}
