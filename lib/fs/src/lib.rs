@@ -18,7 +18,7 @@ mod tree;
 mod xattr;
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 
 pub use builder::Builder;
 pub use error::{Error, Fault};
@@ -26,8 +26,12 @@ pub use error::{Error, Fault};
 use data::Data;
 use merge::Merge;
 
-/// Opens a layer's uncompressed tar stream.
-pub type Open<'a> = Box<dyn FnMut() -> io::Result<Box<dyn Read + 'a>> + 'a>;
+/// Opens a layer's uncompressed tar stream. Content goes from its buffer to the image without
+/// another copy; the larger the buffer, the fewer writes.
+pub type Open<'a> = Box<dyn FnMut() -> io::Result<Box<dyn BufRead + 'a>> + 'a>;
+
+/// Bytes that are read at once of a stream without a buffer of its own.
+const BUFFER: usize = 128 << 10;
 
 /// One layer of an image.
 pub struct Layer<'a> {
@@ -48,7 +52,7 @@ impl<'a> Layer<'a> {
         Layer {
             name: name.into(),
             open: Box::new(move || match stream.take() {
-                Some(stream) => Ok(Box::new(stream)),
+                Some(stream) => Ok(Box::new(BufReader::with_capacity(BUFFER, stream))),
                 None => Err(io::Error::other("the stream was read already")),
             }),
             again: false,

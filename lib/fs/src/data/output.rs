@@ -36,10 +36,11 @@ impl<'f> Output<'f> {
     /// Writes whole blocks.
     pub(crate) fn write(&mut self, block: u64, bytes: &[u8]) -> io::Result<()> {
         let end = self.start + (self.buffer.len() / BLOCK) as u64;
-        if block != end || self.buffer.len() + bytes.len() > OUT {
+        let long = bytes.len() >= DIRECT;
+        if block != end || long || self.buffer.len() + bytes.len() > OUT {
             self.flush()?;
         }
-        if bytes.len() >= DIRECT && self.buffer.is_empty() {
+        if long {
             return self.file.write_all_at(bytes, block * BLOCK_U64);
         }
         if self.buffer.is_empty() {
