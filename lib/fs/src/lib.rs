@@ -243,7 +243,36 @@ pub fn build<'a>(
     options: &Options,
     progress: &dyn Fn(Progress),
 ) -> Result<Summary, Error> {
+    write(layers, image, None, options, progress)
+}
+
+/// As [`build`], with writes past the page cache where that is possible: `direct` is the same file
+/// as `image`, opened for writing with O_DIRECT. For images that are larger than what is read
+/// of them soon.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_direct<'a>(
+    layers: impl IntoIterator<Item = Layer<'a>>,
+    image: &File,
+    direct: File,
+    options: &Options,
+    progress: &dyn Fn(Progress),
+) -> Result<Summary, Error> {
+    write(layers, image, Some(direct), options, progress)
+}
+
+fn write<'a>(
+    layers: impl IntoIterator<Item = Layer<'a>>,
+    image: &File,
+    direct: Option<File>,
+    options: &Options,
+    progress: &dyn Fn(Progress),
+) -> Result<Summary, Error> {
     let mut merge = begin(image, options, progress)?;
+    if let Some(direct) = direct {
+        merge.data.divert(direct).map_err(Error::Write)?;
+    }
     for mut layer in layers {
         merge.layer(&mut layer)?;
     }
