@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn writes_are_done_in_their_order() {
-        let image = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let image = tempfile::NamedTempFile::new().unwrap();
         let mut options = File::options();
         options.write(true).custom_flags(nix::libc::O_DIRECT);
         // Where the file system knows no direct writes there is nothing but the other test.
