@@ -250,6 +250,10 @@ pub(crate) struct ImportArgs {
     )]
     pub(crate) workdir: String,
 
+    /// Do not look at the free space first
+    #[arg(long)]
+    pub(crate) no_space_check: bool,
+
     #[command(flatten)]
     pub(crate) size: SizeArgs,
 

@@ -3,7 +3,7 @@
 
 use std::error::Error;
 use std::fs::File;
-use std::io::Write;
+use std::io::{BufReader, Write};
 use std::time::Instant;
 
 use lib_fs::{Compression, Format, Layer, Options, build};
@@ -26,7 +26,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         .open(image)?;
     let layers = arguments.map(|path| Layer {
         name: path.clone(),
-        open: Box::new(move || Ok(Box::new(File::open(&path)?))),
+        open: Box::new(move || {
+            Ok(Box::new(BufReader::with_capacity(
+                256 << 10,
+                File::open(&path)?,
+            )))
+        }),
         again: true,
     });
     let options = Options {

@@ -5,7 +5,9 @@ use std::error::Error;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::OpenOptionsExt;
 
+use nix::libc::O_DIRECT;
 use sha2::{Digest, Sha256};
 
 type Result = std::result::Result<(), Box<dyn Error>>;
@@ -59,14 +61,21 @@ fn unpack(blob: &str) -> Result {
     shown(hasher)
 }
 
-/// Writes a file and waits until it is on the disk.
-fn write(path: &str, mut bytes: u64) -> Result {
-    let mut file = File::create(path)?;
-    let buffer = vec![0x5a; BUFFER];
-    while bytes > 0 {
-        let count = bytes.min(buffer.len() as u64) as usize;
-        file.write_all(&buffer[..count])?;
-        bytes -= count as u64;
+/// Writes a file, past the page cache where that is possible, and waits until it is on the disk.
+fn write(path: &str, bytes: u64) -> Result {
+    const ALIGN: usize = 4096;
+    const WRITE: usize = 1 << 20;
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true);
+    let direct = options.clone().custom_flags(O_DIRECT).open(path);
+    let mut file = direct.or_else(|_| options.open(path))?;
+    let memory = vec![0x5a; WRITE + ALIGN];
+    let start = memory.as_ptr().align_offset(ALIGN);
+    let mut left = bytes.next_multiple_of(ALIGN as u64);
+    while left > 0 {
+        let count = left.min(WRITE as u64) as usize;
+        file.write_all(&memory[start..start + count])?;
+        left -= count as u64;
     }
     Ok(file.sync_data()?)
 }

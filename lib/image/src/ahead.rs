@@ -3,7 +3,7 @@
 //! Decompression and what is done with its output take about as long, and a layer is one stream:
 //! this is how two processors work on it.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::{Builder, Scope};
 
@@ -76,15 +76,28 @@ pub(crate) struct Ahead {
     end: bool,
 }
 
-impl Read for Ahead {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        if self.taken == self.buffer.len() && !self.end && !into.is_empty() {
+impl BufRead for Ahead {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.taken == self.buffer.len() && !self.end {
             self.next()?;
         }
-        let rest = &self.buffer[self.taken..];
+        Ok(&self.buffer[self.taken..])
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.taken = (self.taken + amount).min(self.buffer.len());
+    }
+}
+
+impl Read for Ahead {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if into.is_empty() {
+            return Ok(0);
+        }
+        let rest = self.fill_buf()?;
         let count = rest.len().min(into.len());
         into[..count].copy_from_slice(&rest[..count]);
-        self.taken += count;
+        self.consume(count);
         Ok(count)
     }
 }

@@ -11,10 +11,13 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{Scope, scope};
 
+use std::os::unix::fs::OpenOptionsExt;
+
 use banger_failpoint::point;
 use lib_fs::Layer;
 use lib_model::{ByteSize, Digest, Filesystem, Progress, Step};
 use lib_store::{NewImage, Staged};
+use nix::libc;
 use sha2::{Digest as _, Sha256};
 
 use crate::ahead::ahead;
@@ -81,13 +84,17 @@ pub(crate) fn build(
         let (tell, told) = sync_channel(1);
         let writer = threads.spawn(|| write_out(&image, told));
         let next = Cell::new(WRITE_OUT);
-        let built = lib_fs::build(layers, &image, &options, &|so_far| {
+        let progress = |so_far: lib_fs::Progress| {
             if so_far.content_bytes >= next.get() {
                 next.set(so_far.content_bytes + WRITE_OUT);
                 // It is still at work on what came before.
                 let _ = tell.try_send(());
             }
-        });
+        };
+        let built = match direct(&path) {
+            Some(direct) => lib_fs::build_direct(layers, &image, direct, &options, &|_| {}),
+            None => lib_fs::build(layers, &image, &options, &progress),
+        };
         drop(tell);
         (built, writer.join())
     });
@@ -117,6 +124,15 @@ pub(crate) fn build(
         used: ByteSize(summary.used_bytes),
         config: plan.config.run.clone(),
     })
+}
+
+/// The image for writes past the page cache, if the file system knows such (tmpfs may not).
+fn direct(path: &Path) -> Option<File> {
+    let mut options = File::options();
+    options
+        .write(true)
+        .custom_flags(libc::O_DIRECT | libc::O_NOFOLLOW);
+    options.open(path).ok()
 }
 
 /// Each time it is told, until nobody is left to tell: the sync at the end finds little to do. An

@@ -82,8 +82,22 @@ impl Pull<'_> {
             }
             None => registry.blob(blob, &mut partial, what, step).await?,
         }
-        partial.publish(&self.blobs, &blob.digest)?;
+        self.publish(partial, blob).await?;
         Ok("")
+    }
+
+    /// Puts a blob into its place, on a thread of its own: the other downloads go on while it is
+    /// synced.
+    async fn publish(&self, partial: Partial, blob: &Descriptor) -> Result<(), Error> {
+        let (blobs, digest) = (self.blobs.clone(), blob.digest.clone());
+        let publish = move || partial.publish(&blobs, &digest);
+        match tokio::task::spawn_blocking(publish).await {
+            Ok(published) => published,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(error) => Err(Error::Client(error.into())),
+            },
+        }
     }
 
     /// Waits, on a thread of its own: the other downloads go on.

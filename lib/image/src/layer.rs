@@ -167,31 +167,33 @@ impl<R: Read> Read for Bounded<'_, R> {
 pub(crate) struct DiffIdReader<R> {
     inner: R,
     hasher: Option<Sha256>,
+    /// Bytes of the inner reader's buffer that are in the hash already.
+    hashed: usize,
     layer: Digest,
     expected: Digest,
 }
 
-impl<R: Read> DiffIdReader<R> {
+impl<R: BufRead> DiffIdReader<R> {
     pub(crate) fn new(inner: R, layer: Digest, expected: Digest) -> Self {
         DiffIdReader {
             inner,
             hasher: Some(Sha256::new()),
+            hashed: 0,
             layer,
             expected,
         }
     }
 }
 
-impl<R: Read> Read for DiffIdReader<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        if count > 0 {
+impl<R: BufRead> BufRead for DiffIdReader<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let bytes = self.inner.fill_buf()?;
+        if !bytes.is_empty() {
             if let Some(hasher) = &mut self.hasher {
-                hasher.update(&buffer[..count]);
+                hasher.update(&bytes[self.hashed..]);
+                self.hashed = bytes.len();
             }
-        } else if !buffer.is_empty()
-            && let Some(hasher) = self.hasher.take()
-        {
+        } else if let Some(hasher) = self.hasher.take() {
             let actual = Digest::from_sha256(hasher.finalize().into());
             if actual != self.expected {
                 return Err(io::Error::other(Error::DiffId {
@@ -201,6 +203,21 @@ impl<R: Read> Read for DiffIdReader<R> {
                 }));
             }
         }
+        Ok(bytes)
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.hashed = self.hashed.saturating_sub(amount);
+        self.inner.consume(amount);
+    }
+}
+
+impl<R: BufRead> Read for DiffIdReader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.fill_buf()?;
+        let count = bytes.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&bytes[..count]);
+        self.consume(count);
         Ok(count)
     }
 }

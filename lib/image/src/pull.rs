@@ -75,6 +75,7 @@ pub fn pull(
     request: &PullRequest,
     progress: &dyn Progress,
 ) -> Result<ImageRecord, Error> {
+    request.size.check(request.filesystem)?;
     let reference = &request.reference;
     let name = reference.familiar();
     if let Some(lock_file) = &request.lock_file {

@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use lib_fs::SizeChoice;
-use lib_model::ByteSize;
+use lib_model::{ByteSize, Filesystem};
+
+use crate::Error;
 
 /// Beside an image whose size was asked for: what was asked.
 pub(crate) const FILE: &str = "size";
@@ -27,6 +29,30 @@ pub enum Size {
 }
 
 impl Size {
+    /// # Errors
+    /// [`Error::OptionValue`] when a size is asked for that the file system cannot have.
+    pub(crate) fn check(self, filesystem: Filesystem) -> Result<(), Error> {
+        let (option, value) = match (filesystem, self) {
+            (Filesystem::Ext4, _) | (_, Size::Fit) => return Ok(()),
+            (Filesystem::Erofs, Size::Exactly(size)) => ("--size", size.to_string()),
+            (
+                Filesystem::Erofs,
+                Size::Scaled {
+                    percent: 100,
+                    at_least,
+                },
+            ) => ("--min-size", at_least.to_string()),
+            (Filesystem::Erofs, Size::Scaled { percent, .. }) => {
+                ("--size-factor", percent.to_string())
+            }
+        };
+        Err(Error::OptionValue {
+            option,
+            value,
+            reason: "does not go with EROFS, which is read-only and as large as its content",
+        })
+    }
+
     pub(crate) fn choice(self) -> SizeChoice {
         match self {
             Size::Fit => SizeChoice::Fit,

@@ -16,11 +16,14 @@ const UNPACKS_TO: u64 = 2;
 pub(crate) fn estimate(layers: &[Descriptor], missing: u64) -> u64 {
     let unpacked = layers.iter().map(|layer| {
         let packed = layer.media_type.ends_with("gzip") || layer.media_type.ends_with("zstd");
-        layer
-            .size
-            .saturating_mul(if packed { UNPACKS_TO } else { 1 })
+        self::unpacked(layer.size, packed)
     });
     unpacked.fold(missing, u64::saturating_add)
+}
+
+/// Bytes that so many bytes will be, when they are compressed or not.
+pub(crate) fn unpacked(bytes: u64, packed: bool) -> u64 {
+    bytes.saturating_mul(if packed { UNPACKS_TO } else { 1 })
 }
 
 /// # Errors

@@ -64,5 +64,6 @@ fn request(args: &ImportArgs, config: &Config, filesystem: Filesystem) -> Import
         limits: args.limits.over(&config.limits),
         size: args.size.choice(),
         filesystem,
+        ignore_space: args.no_space_check,
     }
 }

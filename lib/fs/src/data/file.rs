@@ -81,6 +81,39 @@ impl<'d, 'f> FileWriter<'d, 'f> {
         Ok(copied)
     }
 
+    /// Takes all of `bytes`. Whole blocks go on as they are: most content is never copied here.
+    pub(crate) fn write<E>(&mut self, mut bytes: &[u8]) -> Result<(), StreamError<E>> {
+        let packed = self.data.packer.is_some();
+        while !bytes.is_empty() {
+            if self.filled == CHUNK {
+                self.store()?;
+            }
+            if self.filled == 0 && !packed && bytes.len() >= BLOCK {
+                let (whole, rest) = bytes.split_at(bytes.len() - bytes.len() % BLOCK);
+                let logical = self.logical(whole.len() / BLOCK)?;
+                self.data
+                    .store_runs(self.first, whole, logical)
+                    .map_err(StreamError::Write)?;
+                self.base += whole.len() as u64;
+                bytes = rest;
+                continue;
+            }
+            let end = match packed {
+                true => CHUNK,
+                false => (self.filled + 1).next_multiple_of(BLOCK),
+            };
+            let (next, rest) = bytes.split_at(bytes.len().min(end - self.filled));
+            self.data.chunk[self.filled..][..next.len()].copy_from_slice(next);
+            self.filled += next.len();
+            bytes = rest;
+            if !packed && self.filled.is_multiple_of(BLOCK) {
+                self.store()?;
+            }
+        }
+        self.size = self.size.max(self.base + self.filled as u64);
+        Ok(())
+    }
+
     /// Ends the file; what follows the last byte up to `size` is a hole.
     pub(crate) fn finish<E>(mut self, size: u64) -> Result<(u64, Extents), StreamError<E>> {
         if size > self.size && self.data.packer.as_ref().is_some_and(|p| p.packs_holes()) {
@@ -123,12 +156,16 @@ impl<'d, 'f> FileWriter<'d, 'f> {
         Ok(false)
     }
 
+    /// The first of so many blocks that come next.
+    fn logical<E>(&self, blocks: usize) -> Result<u32, StreamError<E>> {
+        let end = u32::try_from(self.base / BLOCK_U64 + blocks as u64);
+        Ok(end.map_err(|_| StreamError::TooLarge)? - blocks as u32)
+    }
+
     /// Writes the chunk's blocks that are not all zeros, or packs them.
     fn store<E>(&mut self) -> Result<(), StreamError<E>> {
         let blocks = self.filled.div_ceil(BLOCK);
-        let logical = u32::try_from(self.base / BLOCK_U64 + blocks as u64)
-            .map_err(|_| StreamError::TooLarge)?
-            - blocks as u32;
+        let logical = self.logical(blocks)?;
         let mut chunk = std::mem::take(&mut self.data.chunk);
         chunk[self.filled..blocks * BLOCK].fill(0);
         let padded = &chunk[..blocks * BLOCK];

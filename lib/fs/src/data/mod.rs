@@ -3,6 +3,7 @@
 //! Blocks of zeros are never written, so the file stays sparse. Blocks of dropped files are used
 //! again by later files that fit, and punched out at the end.
 
+mod direct;
 mod file;
 mod free;
 mod output;
@@ -82,6 +83,11 @@ impl<'f> Data<'f> {
             packer: Some(Box::new(packer)),
             ..Data::new(file, usable)
         }
+    }
+
+    /// Writes go past the page cache from now on; `direct` is the same file, opened with O_DIRECT.
+    pub(crate) fn divert(&mut self, direct: File) -> io::Result<()> {
+        self.out.divert(direct)
     }
 
     pub(crate) fn take_packer(&mut self) -> Option<Box<Packer>> {

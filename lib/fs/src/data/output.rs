@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 
+use super::direct::Direct;
 use super::{BLOCK, BLOCK_U64};
 
 /// Bytes of one write. Linux 6.18 takes five times as long for writes of 1 MiB, whose pages it has to
@@ -22,6 +23,8 @@ pub(crate) struct Output<'f> {
     buffer: Vec<u8>,
     /// Block of the first byte gathered.
     start: u64,
+    /// Does the same past the page cache.
+    direct: Option<Direct>,
 }
 
 impl<'f> Output<'f> {
@@ -30,16 +33,27 @@ impl<'f> Output<'f> {
             file,
             buffer: Vec::with_capacity(OUT),
             start: 0,
+            direct: None,
         }
+    }
+
+    /// What is written from now on goes past the page cache; `direct` is the same file.
+    pub(super) fn divert(&mut self, direct: File) -> io::Result<()> {
+        self.direct = Some(Direct::new(self.file, direct)?);
+        Ok(())
     }
 
     /// Writes whole blocks.
     pub(crate) fn write(&mut self, block: u64, bytes: &[u8]) -> io::Result<()> {
+        if let Some(direct) = &mut self.direct {
+            return direct.write(block * BLOCK_U64, bytes);
+        }
         let end = self.start + (self.buffer.len() / BLOCK) as u64;
-        if block != end || self.buffer.len() + bytes.len() > OUT {
+        let long = bytes.len() >= DIRECT;
+        if block != end || long || self.buffer.len() + bytes.len() > OUT {
             self.flush()?;
         }
-        if bytes.len() >= DIRECT && self.buffer.is_empty() {
+        if long {
             return self.file.write_all_at(bytes, block * BLOCK_U64);
         }
         if self.buffer.is_empty() {
@@ -49,7 +63,11 @@ impl<'f> Output<'f> {
         Ok(())
     }
 
+    /// Returns when all can be read from the file.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
+        if let Some(direct) = &mut self.direct {
+            return direct.flush();
+        }
         if !self.buffer.is_empty() {
             self.file
                 .write_all_at(&self.buffer, self.start * BLOCK_U64)?;

@@ -4,7 +4,7 @@
 //! content comes. Then the layer is read a second time, for that content only.
 
 use std::collections::HashSet;
-use std::io::Read;
+use std::io::BufRead;
 
 use super::path::split;
 use super::place::Refused;
@@ -101,7 +101,7 @@ impl Merge<'_, '_> {
     }
 
     /// Reads a layer once more, for the content of files that have a name after all.
-    pub(super) fn read_wanted<R: Read>(
+    pub(super) fn read_wanted<R: BufRead>(
         &mut self,
         view: &mut View,
         mut archive: Archive<R>,

@@ -19,7 +19,7 @@ mod stack;
 #[cfg(test)]
 mod tests;
 
-use std::io::Read;
+use std::io::BufRead;
 use std::rc::Rc;
 
 use crate::data::{Data, StreamError};
@@ -162,7 +162,7 @@ impl<'a, 'f> Merge<'a, 'f> {
         Ok(root)
     }
 
-    fn entry<R: Read>(
+    fn entry<R: BufRead>(
         &mut self,
         view: &mut View,
         entry: &mut Entry,
@@ -232,7 +232,7 @@ impl<'a, 'f> Merge<'a, 'f> {
     }
 
     /// Writes the content of a file.
-    fn stream<R: Read>(
+    fn stream<R: BufRead>(
         &mut self,
         view: &View,
         path: &[u8],
@@ -252,9 +252,16 @@ impl<'a, 'f> Merge<'a, 'f> {
         let mut writer = self.data.begin(stored, entry.size, attributes);
         for &(offset, len) in pieces {
             writer.seek(offset).map_err(failed)?;
-            writer
-                .copy(len, &mut |buffer| archive.read(buffer))
-                .map_err(failed)?;
+            let mut left = len;
+            while left > 0 {
+                let content = archive.content();
+                let content = content.map_err(|error| failed(StreamError::Read(error)))?;
+                // As long together as what is stored, which the map was checked for.
+                let count = left.min(content.len() as u64) as usize;
+                writer.write(&content[..count]).map_err(failed)?;
+                archive.take(count);
+                left -= count as u64;
+            }
         }
         writer.finish(entry.size).map_err(failed)
     }
@@ -329,7 +336,7 @@ impl<'a, 'f> Merge<'a, 'f> {
     }
 }
 
-fn open<'a>(layer: &mut Layer<'a>) -> Result<Archive<Box<dyn Read + 'a>>, Error> {
+fn open<'a>(layer: &mut Layer<'a>) -> Result<Archive<Box<dyn BufRead + 'a>>, Error> {
     match (layer.open)() {
         Ok(stream) => Ok(Archive::new(stream)),
         Err(source) => Err(Error::Read {

@@ -8,7 +8,7 @@ mod header;
 mod pax;
 mod sparse;
 
-use std::io::{self, Read};
+use std::io::{self, BufRead};
 
 pub(crate) use header::Kind;
 use header::{Header, RECORD};
@@ -16,8 +16,6 @@ use pax::Pax;
 
 /// Most bytes of one PAX header or GNU long name.
 const EXTENSION: u64 = 1 << 20;
-/// Bytes read ahead; larger reads go straight to the destination.
-const AHEAD: usize = 128 << 10;
 
 /// Why a stream ended early.
 #[derive(Debug)]
@@ -54,7 +52,7 @@ pub(crate) struct Entry {
 
 /// The stream.
 pub(crate) struct Archive<R> {
-    input: io::BufReader<R>,
+    input: R,
     /// Bytes taken from the input.
     offset: u64,
     /// Content of the current entry not yet read.
@@ -64,10 +62,10 @@ pub(crate) struct Archive<R> {
     started: bool,
 }
 
-impl<R: Read> Archive<R> {
+impl<R: BufRead> Archive<R> {
     pub(crate) fn new(input: R) -> Self {
         Archive {
-            input: io::BufReader::with_capacity(AHEAD, input),
+            input,
             offset: 0,
             left: 0,
             padding: 0,
@@ -95,7 +93,7 @@ impl<R: Read> Archive<R> {
                 b'L' => long_path = Some(terminated(self.extension(&header)?)),
                 b'K' => long_link = Some(terminated(self.extension(&header)?)),
                 // Global headers and volume labels say nothing about any entry.
-                b'g' | b'V' => self.content(self.number(header.size())?),
+                b'g' | b'V' => self.begin_content(self.number(header.size())?),
                 _ => return self.entry(&header, pax, long_path, long_link).map(Some),
             }
         }
@@ -115,11 +113,35 @@ impl<R: Read> Archive<R> {
         Ok(n)
     }
 
+    /// Content of the current entry as it is in the stream's own buffer, without consuming it; empty
+    /// at the end of the entry only.
+    pub(crate) fn content(&mut self) -> Result<&[u8]> {
+        let left = self.left;
+        if left == 0 {
+            return Ok(&[]);
+        }
+        if self.peek()?.is_empty() {
+            return Err(self.damaged("the content is truncated"));
+        }
+        let bytes = self.peek()?;
+        Ok(&bytes[..left.min(bytes.len() as u64) as usize])
+    }
+
+    /// Consumes so many bytes of what [`Archive::content`] returned.
+    pub(crate) fn take(&mut self, count: usize) {
+        self.left -= count as u64;
+        self.consume(count);
+    }
+
     /// Reads to the very end of the stream, whatever it holds.
     pub(crate) fn drain(mut self) -> Result<()> {
-        let mut scratch = vec![0; AHEAD];
-        while self.fill(&mut scratch)? != 0 {}
-        Ok(())
+        loop {
+            let count = self.peek()?.len();
+            if count == 0 {
+                return Ok(());
+            }
+            self.consume(count);
+        }
     }
 
     fn entry(
@@ -173,10 +195,10 @@ impl<R: Read> Archive<R> {
             if stored < 0 {
                 return Err(self.damaged("negative size"));
             }
-            self.content(stored);
+            self.begin_content(stored);
             self.sparse(header, &pax, &mut entry)?;
         } else if let Kind::Other(_) = kind {
-            self.content(stored.max(0));
+            self.begin_content(stored.max(0));
         }
         Ok(entry)
     }
@@ -253,7 +275,7 @@ impl<R: Read> Archive<R> {
         if size > EXTENSION {
             return Err(self.damaged("an extended header is too long"));
         }
-        self.content(size as i64);
+        self.begin_content(size as i64);
         let mut bytes = vec![0; size as usize];
         let mut filled = 0;
         while filled < bytes.len() {
@@ -262,35 +284,45 @@ impl<R: Read> Archive<R> {
         Ok(bytes)
     }
 
-    fn content(&mut self, size: i64) {
+    fn begin_content(&mut self, size: i64) {
         self.left = size as u64;
         self.padding = self.left.wrapping_neg() % RECORD as u64;
     }
 
     fn skip(&mut self, mut bytes: u64) -> Result<()> {
-        let mut scratch = [0; 8192];
         while bytes > 0 {
-            let want = bytes.min(scratch.len() as u64) as usize;
-            let n = self.fill(&mut scratch[..want])?;
-            if n == 0 {
+            let count = bytes.min(self.peek()?.len() as u64);
+            if count == 0 {
                 return Err(self.damaged("the content is truncated"));
             }
-            bytes -= n as u64;
+            self.consume(count as usize);
+            bytes -= count;
         }
         Ok(())
     }
 
     fn fill(&mut self, buffer: &mut [u8]) -> Result<usize> {
-        loop {
-            match self.input.read(buffer) {
-                Ok(n) => {
-                    self.offset += n as u64;
-                    return Ok(n);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(TarError::Read(error)),
+        let bytes = self.peek()?;
+        let count = bytes.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&bytes[..count]);
+        self.consume(count);
+        Ok(count)
+    }
+
+    /// What comes next in the stream; empty at its end only.
+    fn peek(&mut self) -> Result<&[u8]> {
+        while let Err(error) = self.input.fill_buf() {
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(TarError::Read(error));
             }
         }
+        // The same bytes again: a borrow cannot leave a loop that goes on.
+        self.input.fill_buf().map_err(TarError::Read)
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.offset += count as u64;
+        self.input.consume(count);
     }
 
     fn number(&self, number: std::result::Result<i64, &'static str>) -> Result<i64> {

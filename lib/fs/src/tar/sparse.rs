@@ -1,6 +1,6 @@
 //! Maps of sparse files: which pieces of a file the archive stores.
 
-use std::io::Read;
+use std::io::BufRead;
 
 use super::header::{RECORD, pieces};
 use super::{Archive, TarError, pax};
@@ -18,7 +18,7 @@ pub(crate) fn gnu_extension(
 }
 
 /// PAX format 1.0: decimal lines at the head of the content, filled up to a whole record.
-pub(crate) fn read_map<R: Read>(archive: &mut Archive<R>) -> Result<Vec<(u64, u64)>, TarError> {
+pub(crate) fn read_map<R: BufRead>(archive: &mut Archive<R>) -> Result<Vec<(u64, u64)>, TarError> {
     let mut lines = Lines {
         record: [0; RECORD],
         at: RECORD,
@@ -40,7 +40,7 @@ struct Lines {
 }
 
 impl Lines {
-    fn number<R: Read>(&mut self, archive: &mut Archive<R>) -> Result<u64, TarError> {
+    fn number<R: BufRead>(&mut self, archive: &mut Archive<R>) -> Result<u64, TarError> {
         let mut digits = Vec::new();
         loop {
             if self.at == RECORD {

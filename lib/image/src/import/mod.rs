@@ -19,12 +19,12 @@ use lib_store::{Locks, Staged, Store};
 
 use crate::blobs::Blobs;
 use crate::build::{How, Plan, build};
-use crate::layer::{Bounded, CountingReader, unpack};
+use crate::layer::{Bounded, Compression, CountingReader, compression, unpack};
 use crate::limits::Unpacked;
 use crate::manifest::Descriptor;
 use crate::pins::Pins;
 use crate::publish::{Wanted, name_existing, publish, tag};
-use crate::{Error, Limits, Platform, Size};
+use crate::{Error, Limits, Platform, Size, space};
 use archive::Spool;
 use detect::Form;
 use layout::Directory;
@@ -59,6 +59,8 @@ pub struct ImportRequest {
     pub size: Size,
     /// What the image is made as.
     pub filesystem: Filesystem,
+    /// Free space is not looked at, neither before the input is read nor before the image is made.
+    pub ignore_space: bool,
 }
 
 /// Imports an image. The same content gives the same digest, and is not built twice.
@@ -73,6 +75,7 @@ pub fn import(
     progress: &dyn Progress,
 ) -> Result<ImageRecord, Error> {
     check_run(&request.run)?;
+    request.size.check(request.filesystem)?;
     let blobs = Blobs::open(store.context())?;
     let mut import = Import {
         pins: Pins::new(store.context())?,
@@ -100,6 +103,10 @@ pub fn import(
     let record = match name_existing(store, locks, wanted, first.as_deref())? {
         Some(record) => record,
         None => {
+            if !request.ignore_space {
+                let needed = space::estimate(&plan.layers, 0);
+                space::check(store.context().data(), &plan.name, needed)?;
+            }
             let built = Staged::new(store.context())?;
             let open = |layer: &Descriptor| -> io::Result<Box<dyn Read + Send>> {
                 Ok(Box::new(File::open(blobs.path(&layer.digest))?))
@@ -177,6 +184,12 @@ impl Import<'_> {
             .read_to_end(&mut head)
             .map_err(archive)?;
         let form = detect::form(&head, what)?;
+        if let (Some(length), false) = (length, self.request.ignore_space) {
+            // What is read is kept, and comes again as the file system.
+            let packed = compression(&head) != Compression::None;
+            let needed = space::unpacked(length, packed).saturating_add(length);
+            space::check(self.pins.staged().path(), what, needed)?;
+        }
         let counting = CountingReader {
             inner: io::Cursor::new(head).chain(reader),
             step: &*step,

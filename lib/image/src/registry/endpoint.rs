@@ -82,6 +82,9 @@ impl Endpoint {
             .redirect(redirects(plain));
         if !plain {
             client = client.tls_certs_merge(trust::certificates(host, options)?);
+            if let Some(identity) = trust::identity(host, options)? {
+                client = client.identity(identity);
+            }
         }
         let client = client
             .build()

@@ -20,8 +20,8 @@ pub struct RegistryOptions {
     pub mirrors: BTreeMap<String, Vec<Mirror>>,
     /// Certificates (PEM) of authorities to trust beside the system's.
     pub ca_files: Vec<PathBuf>,
-    /// Directories with such certificates for one registry each: `<directory>/<host:port>/*.crt`
-    /// (containers-certs.d(5)).
+    /// Directories with such certificates for one registry each: `<directory>/<host:port>/*.crt`;
+    /// and, in the same place, `NAME.cert` with `NAME.key`: who we are (containers-certs.d(5)).
     pub certificate_directories: Vec<PathBuf>,
     /// Files with credentials in docker's form, the first that has the registry counts; see
     /// [`credential_files`].

@@ -1,10 +1,10 @@
-//! Authorities to trust beside the system's.
+//! Authorities to trust beside the system's, and who we are for a registry that asks.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use reqwest::Certificate;
+use reqwest::{Certificate, Identity};
 
 use super::RegistryOptions;
 use crate::Error;
@@ -22,7 +22,7 @@ pub(super) fn certificates(
 ) -> Result<Vec<Certificate>, Error> {
     let mut files = options.ca_files.clone();
     for directory in &options.certificate_directories {
-        files.extend(own(&directory.join(host))?);
+        files.extend(own(&directory.join(host), "crt")?);
     }
     let mut certificates = Vec::new();
     for file in files {
@@ -31,8 +31,26 @@ pub(super) fn certificates(
     Ok(certificates)
 }
 
-/// `*.crt` in a directory, in the order of their names (containers-certs.d(5)).
-fn own(directory: &Path) -> Result<Vec<PathBuf>, Error> {
+/// The client certificate for a registry: the first `NAME.cert` of its own directories, with the
+/// key in `NAME.key` (containers-certs.d(5)).
+///
+/// # Errors
+/// [`Error::Io`], also when there is no key; [`Error::Malformed`] for files that hold neither.
+pub(super) fn identity(host: &str, options: &RegistryOptions) -> Result<Option<Identity>, Error> {
+    for directory in &options.certificate_directories {
+        if let Some(certificate) = own(&directory.join(host), "cert")?.first() {
+            let mut both = bounded(certificate)?;
+            both.push(b'\n');
+            both.extend(bounded(&certificate.with_extension("key"))?);
+            let malformed = |error| Error::malformed(&certificate.to_string_lossy(), error);
+            return Identity::from_pem(&both).map(Some).map_err(malformed);
+        }
+    }
+    Ok(None)
+}
+
+/// Files of a directory with this extension, in the order of their names.
+fn own(directory: &Path, wanted: &str) -> Result<Vec<PathBuf>, Error> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error)
@@ -50,7 +68,10 @@ fn own(directory: &Path) -> Result<Vec<PathBuf>, Error> {
         let path = entry
             .map_err(Error::io("read the certificates in", directory))?
             .path();
-        if path.extension().is_some_and(|extension| extension == "crt") {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == wanted)
+        {
             files.push(path);
         }
     }
@@ -58,13 +79,18 @@ fn own(directory: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(files)
 }
 
-fn read(file: &Path) -> Result<Vec<Certificate>, Error> {
-    let what = file.to_string_lossy();
+fn bounded(file: &Path) -> Result<Vec<u8>, Error> {
     let length = fs::metadata(file).map_err(Error::io("open", file))?.len();
     if length > LONGEST {
+        let what = file.to_string_lossy();
         return Err(Error::malformed(&what, "it is too long for certificates"));
     }
-    let bytes = fs::read(file).map_err(Error::io("read", file))?;
+    fs::read(file).map_err(Error::io("read", file))
+}
+
+fn read(file: &Path) -> Result<Vec<Certificate>, Error> {
+    let what = file.to_string_lossy();
+    let bytes = bounded(file)?;
     let certificates =
         Certificate::from_pem_bundle(&bytes).map_err(|error| Error::malformed(&what, error))?;
     if certificates.is_empty() {

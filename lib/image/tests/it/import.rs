@@ -1,7 +1,7 @@
 //! Imports of every form, from paths and streams.
 
-use lib_image::{Error, ImportRequest, delete};
-use lib_model::{Diagnose, Exit, OciConfig, Reference, VmId};
+use lib_image::{Error, ImportRequest, Size, delete};
+use lib_model::{ByteSize, Diagnose, Exit, Filesystem, OciConfig, Reference, VmId};
 use lib_store::{Context, NewKernel, NewVm, Staged};
 use serde_json::json;
 
@@ -417,11 +417,69 @@ fn a_full_disk_is_said_and_leaves_nothing() {
     let context = Context::from_environment(Some(&small.path().join("store")), |_| None).unwrap();
     let place = Place { context, ..place };
     let bytes = tar(&[Entry::file("big", noise(2 << 20))]);
-    let error = place.import_bytes(&bytes, &called("big")).unwrap_err();
+    let request = ImportRequest {
+        ignore_space: true,
+        ..called("big")
+    };
+    let error = place.import_bytes(&bytes, &request).unwrap_err();
     assert!(
         error.hint().unwrap().starts_with("free some disk space"),
         "{}",
         chain(&error)
     );
+    place.assert_untouched();
+}
+
+#[test]
+fn a_size_is_refused_where_it_means_nothing() {
+    let place = Place::new();
+    let file = place.base.path().join("root.tar");
+    std::fs::write(&file, tar(&[Entry::file("f", b"content")])).unwrap();
+    let scaled = |percent, least| Size::Scaled {
+        percent,
+        at_least: ByteSize(least),
+    };
+    for (size, option) in [
+        (Size::Exactly(ByteSize(1 << 20)), "--size"),
+        (scaled(200, 0), "--size-factor"),
+        (scaled(100, 1 << 20), "--min-size"),
+    ] {
+        let mut request = ImportRequest {
+            size,
+            filesystem: Filesystem::Erofs,
+            ..ImportRequest::default()
+        };
+        let error = place.import(file.clone(), &request).unwrap_err();
+        let said = error.to_string();
+        assert!(said.starts_with(option) && said.contains("EROFS"), "{said}");
+        assert_eq!(error.exit(), Exit::Usage);
+        let mut pull = crate::support::request("registry.invalid/x");
+        (pull.size, pull.filesystem) = (size, Filesystem::Erofs);
+        let error = place.pull_with(&pull, &lib_model::Silent).unwrap_err();
+        assert!(error.to_string().starts_with(option), "{error}");
+        request.size = Size::Fit;
+        place.import(file.clone(), &request).unwrap();
+    }
+}
+
+#[test]
+fn an_import_that_has_no_room_is_refused_before_it_is_read() {
+    let source = Place::new();
+    let file = source.base.path().join("root.tar");
+    std::fs::write(&file, tar(&[Entry::file("f", noise(3 << 20))])).unwrap();
+    let small = Tmpfs::new("2m");
+    let store = small.path().join("store");
+    let place = Place {
+        context: Context::from_environment(Some(&store), |_| None).unwrap(),
+        ..Place::new()
+    };
+    let mut request = ImportRequest::default();
+    let error = place.import(file.clone(), &request).unwrap_err();
+    assert!(matches!(error, Error::NoSpace { .. }), "{error:?}");
+    place.assert_untouched();
+    // Without the look, the disk says it.
+    request.ignore_space = true;
+    let error = place.import(file, &request).unwrap_err();
+    assert!(!matches!(error, Error::NoSpace { .. }), "{error:?}");
     place.assert_untouched();
 }

@@ -76,6 +76,47 @@ fn a_private_authority_and_a_helper_open_a_registry_with_tls_and_a_password() {
 }
 
 #[test]
+fn a_registry_that_asks_who_we_are_is_shown_the_certificate_in_its_directory() {
+    let (registry, files) = Registry::with_client_certificates();
+    let place = Place::new();
+    let image = Image::small();
+    let root = layout(vec![named(image.descriptor(), "x")], &image.blobs());
+    let root = write_layout(&place.base.path().join("l"), &root);
+    let reference = registry.reference("private:1");
+    let client = files.path().join("client");
+    let certificates = client.display().to_string();
+    let options = [
+        "--dest-creds",
+        "user:secret",
+        "--dest-cert-dir",
+        &certificates,
+    ];
+    push(&root, "x", &reference, &options);
+
+    let script = r#"echo '{"Username":"user","Secret":"secret"}'"#;
+    let mut request = helped(&place, registry.address(), &reference, script);
+    request.registry.tls_on_loopback = true;
+    request.registry.ca_files = vec![files.path().join("ca.crt")];
+    place.pull_with(&request, &Silent).unwrap_err();
+    place.assert_untouched();
+
+    let directory = place.base.path().join("certs.d");
+    let own = directory.join(registry.address());
+    std::fs::create_dir_all(&own).unwrap();
+    std::fs::copy(client.join("me.cert"), own.join("me.cert")).unwrap();
+    request.registry.certificate_directories = vec![place.base.path().join("no"), directory];
+    let error = place.pull_with(&request, &Silent).unwrap_err();
+    assert!(chain(&error).contains("me.key"), "{}", chain(&error));
+
+    std::fs::write(own.join("me.key"), "no key").unwrap();
+    let error = place.pull_with(&request, &Silent).unwrap_err();
+    assert!(chain(&error).contains("me.cert"), "{}", chain(&error));
+
+    std::fs::copy(client.join("me.key"), own.join("me.key")).unwrap();
+    assert!(place.pull_with(&request, &Silent).unwrap().changed);
+}
+
+#[test]
 fn a_helper_that_fails_hangs_or_is_missing_is_said_before_anything_comes() {
     let (registry, _files) = Registry::with_password();
     let place = Place::new();

@@ -31,19 +31,34 @@ impl Registry {
 
     /// With TLS and the password too: the second value has `ca.crt` and `key`, `crt` of the server.
     pub(crate) fn with_tls() -> (Self, TempDir) {
+        Registry::tls(false)
+    }
+
+    /// As [`Registry::with_tls`], for clients with a certificate only; the directory `client` has
+    /// one that will do, as `me.cert` and `me.key`.
+    pub(crate) fn with_client_certificates() -> (Self, TempDir) {
+        Registry::tls(true)
+    }
+
+    fn tls(clients: bool) -> (Self, TempDir) {
         let files = tempfile::tempdir().unwrap();
         let path = |name: &str| files.path().join(name).display().to_string();
         std::fs::write(path("ext"), "subjectAltName=IP:127.0.0.1\n").unwrap();
         std::fs::write(path("htpasswd"), HTPASSWD).unwrap();
+        std::fs::create_dir(path("client")).unwrap();
         let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30";
         for line in [
             format!("req -x509 {key} -subj /CN=ca -keyout ca.key -out ca.crt"),
             format!("req -new {key} -subj /CN=registry -keyout key -out csr"),
             "x509 -req -in csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 -extfile ext -out crt"
                 .to_owned(),
+            format!("req -new {key} -subj /CN=client -keyout client/me.key -out client.csr"),
+            "x509 -req -in client.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 -extfile ext \
+             -out client/me.cert"
+                .to_owned(),
         ] {
             let output = Command::new("/usr/bin/openssl")
-                .args(line.split(' '))
+                .args(line.split_whitespace())
                 .current_dir(files.path())
                 .output()
                 .unwrap();
@@ -51,9 +66,13 @@ impl Registry {
             assert!(output.status.success(), "{line}: {said}");
         }
         let tls = format!(
-            ", tls: {{certificate: {}, key: {}}}",
+            ", tls: {{certificate: {}, key: {}{}}}",
             path("crt"),
-            path("key")
+            path("key"),
+            match clients {
+                true => format!(", clientcas: [{}]", path("ca.crt")),
+                false => String::new(),
+            }
         );
         let auth = format!(
             "auth: {{htpasswd: {{realm: r, path: {}}}}}\n",
