@@ -81,6 +81,9 @@ pub(crate) const TEST: &[Package] = &[
         "/lib/systemd/systemd",
         "runs in a namespace, for the scopes of VMs",
     ),
+    package("nftables", "/usr/sbin/nft", "loads the rules between VMs"),
+    package("iproute2", "/sbin/ip", "looks at interfaces as a reference"),
+    package("iputils-ping", "/bin/ping", "sends packets from namespaces"),
     package("zsh", "/bin/zsh", "completes commands"),
     package("fish", "/usr/bin/fish", "completes commands"),
 ];

@@ -132,6 +132,7 @@ mod tests {
                 memory: ByteSize(1 << 30),
                 disk: ByteSize(1 << 30),
                 network: "user".into(),
+                address: None,
                 vmm: "qemu".into(),
                 accel: "auto".into(),
                 entrypoint: Vec::new(),

@@ -194,6 +194,7 @@ pub fn create(
             memory: request.memory,
             disk: request.disk,
             network: request.network.as_str().to_owned(),
+            address: None,
             vmm: "qemu".to_owned(),
             accel: request.accel.as_str().to_owned(),
             entrypoint: request.entrypoint.clone(),

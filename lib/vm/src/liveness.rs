@@ -69,6 +69,7 @@ pub fn record(context: &Context, vm: &VmRow, changed: bool) -> VmRecord {
         memory: vm.spec.memory,
         disk: vm.spec.disk,
         network: vm.spec.network.clone(),
+        address: vm.spec.address,
         vmm: vm.spec.vmm.clone(),
         idle_stop_s: vm.spec.idle_stop_s,
         pid: match &handles {
