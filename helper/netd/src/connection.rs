@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::PROGRAM;
 use crate::options::Limits;
@@ -76,49 +76,54 @@ impl Connection {
         self.send(answer, descriptor).await
     }
 
+    /// The limit of a frame counts from its first byte; before it, a caller may be idle for longer.
     async fn receive<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Refusal> {
-        if self.decoder.is_inside() || self.patient {
-            return self.frame_in_time().await;
-        }
-        match timeout(self.limits.idle, self.stream.readable()).await {
-            Ok(ready) => ready.map_err(gone)?,
-            // A caller that has nothing to say is asked to come again.
-            Err(_) => return Ok(None),
-        }
-        self.frame_in_time().await
-    }
-
-    async fn frame_in_time<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Refusal> {
-        if self.patient && !self.decoder.is_inside() {
-            self.stream.readable().await.map_err(gone)?;
-        }
-        let limit = self.limits.frame;
-        match timeout(limit, self.frame()).await {
-            Ok(frame) => frame,
-            Err(_) => Err(invalid(format!("a frame took longer than {limit:?}"))),
-        }
-    }
-
-    async fn frame<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Refusal> {
+        let mut deadline = None;
         loop {
             if let Some(json) = self.decoder.next_frame().map_err(invalid)? {
                 return decode(&json).map(Some).map_err(invalid);
             }
-            self.stream.readable().await.map_err(gone)?;
-            let stream = &self.stream;
+            let begun = self.decoder.is_inside();
+            let limit = if begun {
+                Some(*deadline.get_or_insert_with(|| Instant::now() + self.limits.frame))
+            } else if self.patient {
+                None
+            } else {
+                Some(Instant::now() + self.limits.idle)
+            };
             let mut buffer = [0; 4096];
-            let read = stream.try_io(Interest::READABLE, || receive(stream, &mut buffer));
+            let read = self.read(&mut buffer);
+            let read = match limit {
+                None => read.await,
+                Some(limit) => match timeout_at(limit, read).await {
+                    Ok(read) => read,
+                    Err(_) if begun => {
+                        let limit = self.limits.frame;
+                        return Err(invalid(format!("a frame took longer than {limit:?}")));
+                    }
+                    // A caller that has nothing to say is asked to come again.
+                    Err(_) => return Ok(None),
+                },
+            };
             match read {
-                Ok(0) if self.decoder.is_inside() => {
-                    return Err(invalid("the caller left inside a frame"));
-                }
+                Ok(0) if begun => return Err(invalid("the caller left inside a frame")),
                 Ok(0) => return Ok(None),
                 Ok(length) => self.decoder.push(&buffer[..length]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                     return Err(invalid(error));
                 }
                 Err(error) => return Err(gone(error)),
+            }
+        }
+    }
+
+    async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            self.stream.readable().await?;
+            let stream = &self.stream;
+            match stream.try_io(Interest::READABLE, || receive(stream, buffer)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return read,
             }
         }
     }

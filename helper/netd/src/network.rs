@@ -12,7 +12,7 @@ use crate::links::{Link, Links, Owner};
 use crate::nft::{Nft, Tables};
 use crate::options::Limits;
 use crate::pool::{Pool, mac};
-use crate::{PROGRAM, forwarding, names, rules};
+use crate::{PROGRAM, audit, forwarding, names, rules};
 
 pub(crate) struct Network {
     pub(crate) bridge: InterfaceName,
@@ -114,6 +114,12 @@ impl Network {
         self.loaded = false;
     }
 
+    pub(crate) async fn bridge_is_ours(&self) -> Result<bool, Refusal> {
+        let link = self.links.find(&self.bridge).await;
+        let link = link.map_err(failed(format!("look at {}", self.bridge)))?;
+        Ok(link.is_some_and(|link| link.owner == Owner::Bridge))
+    }
+
     /// Bridge and rules are there. Returns the bridge and whether something was made.
     pub(crate) async fn ensure(&mut self) -> Result<(Link, bool), Refusal> {
         let bridge = self.bridge_link().await?;
@@ -200,7 +206,7 @@ impl Network {
 
     /// Changes elements. When that fails, somebody may have removed our tables: they are loaded whole.
     pub(crate) async fn apply(&mut self, text: &str) -> Result<(), Refusal> {
-        if self.bridge_link().await?.is_none() {
+        if !self.bridge_is_ours().await? {
             // Loaded from the journal when the bridge is made.
             return Ok(());
         }
@@ -251,9 +257,23 @@ impl Network {
             .map_err(failed("write names.json"))
     }
 
+    /// After what cannot be taken back. The next change writes them again.
+    pub(crate) fn write_names_or_note(&self) {
+        if let Err(refusal) = self.write_names() {
+            audit::note(&refusal.message);
+        }
+    }
+
+    /// Asks the kernel for everything.
     pub(crate) async fn status(&self) -> Result<NetworkStatus, Refusal> {
+        let tables = self.nft.tables().await;
+        let tables = tables.map_err(failed("look at the rules"))?;
+        self.status_when(self.bridge_is_ours().await? && tables == Tables::Ours)
+    }
+
+    /// The same for who knows whether it is up.
+    pub(crate) fn status_when(&self, up: bool) -> Result<NetworkStatus, Refusal> {
         let reserved = u32::try_from(self.journal.kept().len()).unwrap_or(u32::MAX);
-        let up = self.bridge_link().await?.is_some() && self.tables().await? == Tables::Ours;
         Ok(NetworkStatus {
             bridge: self.bridge.clone(),
             up,

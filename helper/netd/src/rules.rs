@@ -33,6 +33,7 @@ pub(crate) fn whole<'a>(
     let mut text = remove();
     // Guests speak IPv4 and ARP with their own addresses; nothing else passes, no VLAN and no IPv6.
     // The host's own table of neighbours is safe from them, as ARP is checked inside and outside.
+    // Both chains are before priority 0: there br_netfilter takes frames out, and goes on behind it.
     let _ = write!(
         text,
         "table bridge {TABLE} {{
@@ -49,7 +50,7 @@ pub(crate) fn whole<'a>(
     drop
   }}
   chain between {{
-    type filter hook forward priority 0; policy accept;
+    type filter hook forward priority -200; policy accept;
     iifname \"{TAP_PREFIX}*\" jump guests
     oifname \"{TAP_PREFIX}*\" jump guests
   }}

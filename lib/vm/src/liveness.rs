@@ -69,7 +69,7 @@ pub fn record(context: &Context, vm: &VmRow, changed: bool) -> VmRecord {
         memory: vm.spec.memory,
         disk: vm.spec.disk,
         network: vm.spec.network.clone(),
-        address: vm.spec.address,
+        address: vm.spec.address.filter(|_| vm.spec.network == "bridge"),
         vmm: vm.spec.vmm.clone(),
         idle_stop_s: vm.spec.idle_stop_s,
         pid: match &handles {

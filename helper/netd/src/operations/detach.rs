@@ -12,7 +12,7 @@ use banger_proto::Refusal;
 pub(super) async fn run(network: &mut Network, peer: &Peer, vm: &VmId) -> Outcome {
     let kept = owned(network, peer, vm)?;
     let changed = remove(network, &kept).await?;
-    network.write_names()?;
+    network.write_names_or_note();
     replied(
         changed,
         Reply::Reservation(Some(network.reservation(&kept))),

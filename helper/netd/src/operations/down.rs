@@ -13,6 +13,14 @@ pub(super) async fn run(network: &mut Network) -> Outcome {
         let refusal = Refusal::new(Code::Busy, message);
         return Err(refusal.hint("banger-net list   (and banger-vm stop those that run)"));
     }
-    let changed = network.take_down().await?;
-    replied(changed, Reply::Network(network.status().await?))
+    let changed = match network.take_down().await {
+        Ok(changed) => changed,
+        Err(refusal) => {
+            // Half a network would be worse than either; the cause is told.
+            network.distrust();
+            let _ = network.ensure().await;
+            return Err(refusal);
+        }
+    };
+    replied(changed, Reply::Network(network.status_when(false)?))
 }

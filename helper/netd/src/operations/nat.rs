@@ -34,8 +34,12 @@ pub(super) async fn switch(
     let noted = network.journal.set(after.clone());
     noted.map_err(failed(format!("note the change of {}", after.vm)))?;
     let mut done = network.apply(&rules::change(&before, &after)).await;
-    if done.is_ok() && network.bridge_link().await?.is_some() {
-        done = network.forward_if_needed();
+    if done.is_ok() {
+        done = match network.bridge_is_ours().await {
+            Ok(true) => network.forward_if_needed(),
+            Ok(false) => Ok(()),
+            Err(refusal) => Err(refusal),
+        };
     }
     if let Err(refusal) = done {
         // The cause is told; what fails here again is mended by the next load of the rules.

@@ -27,6 +27,6 @@ pub(super) async fn run(network: &mut Network, peer: &Peer, vm: &VmId) -> Outcom
         let _ = network.journal.set(kept);
         return Err(refusal);
     }
-    network.write_names()?;
+    network.write_names_or_note();
     replied(true, Reply::Reservation(Some(last)))
 }

@@ -9,5 +9,5 @@ pub(super) async fn run(network: &mut Network) -> Outcome {
     // Somebody may have flushed the rules.
     network.distrust();
     let (_, changed) = network.ensure().await?;
-    replied(changed, Reply::Network(network.status().await?))
+    replied(changed, Reply::Network(network.status_when(true)?))
 }
