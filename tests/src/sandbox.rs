@@ -104,6 +104,11 @@ impl Sandbox {
         self.runtime.path()
     }
 
+    /// Where a daemon of the sandbox's own would listen; the machine's is not used.
+    pub fn netd_socket(&self) -> PathBuf {
+        self.runtime.path().join("netd.sock")
+    }
+
     /// The fixtures it uses.
     pub fn fixtures(&self) -> &Fixtures {
         &self.fixtures
@@ -133,6 +138,7 @@ impl Sandbox {
             .env("LC_ALL", "C.UTF-8")
             .env("BANGER_STORE", self.store())
             .env("BANGER_RUNTIME_DIR", self.runtime.path())
+            .env("BANGER_NETD_SOCKET", self.netd_socket())
             .current_dir(self.directory.path());
         command
     }

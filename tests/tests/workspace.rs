@@ -5,6 +5,14 @@ use std::process::Command;
 
 use serde_json::Value;
 
+/// What both ends of a channel must do alike.
+const WIRES: [&str; 4] = [
+    "helper/wire",
+    "helper/tree",
+    "helper/journal",
+    "helper/proto",
+];
+
 /// Packages of the workspace: folder, name, names of its own path dependencies.
 fn packages() -> Vec<(String, PathBuf, Vec<String>)> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -49,13 +57,11 @@ fn dependencies_point_down() {
         for dependency in dependencies {
             // Nothing at all but in tests.
             let points = dependency == "helper/failpoint";
-            // What both ends of a channel must do alike.
-            let wire =
-                ["helper/wire", "helper/tree", "helper/journal"].contains(&dependency.as_str());
+            let wire = WIRES.contains(&dependency.as_str());
             let allowed = match folder.split('/').next().unwrap() {
                 "bins" => dependency.starts_with("lib/") || dependency == "helper/wire",
                 "lib" => dependency.starts_with("lib/") || wire || points,
-                // What runs beside or inside a guest shares nothing but the wire.
+                // What runs as root, or beside or inside a guest shares nothing but the wire.
                 "helper" => wire || points,
                 "tests" => false,
                 "xtask" => dependency == "tests",
@@ -75,7 +81,8 @@ fn every_crate_keeps_the_lints_and_is_used() {
             text.contains("[lints]\nworkspace = true"),
             "{folder} has lints of its own"
         );
-        let shared = folder.starts_with("lib/") || folder == "helper/wire";
+        let shared =
+            folder.starts_with("lib/") || matches!(&**folder, "helper/wire" | "helper/proto");
         let used = packages
             .iter()
             .any(|(_, _, dependencies)| dependencies.contains(folder));

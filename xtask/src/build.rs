@@ -11,6 +11,12 @@ use crate::step::{Result, output, run};
 /// The helpers are linked statically for this target.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
+/// The executables that people run.
+const PROGRAMS: [&str; 4] = ["banger", "banger-image", "banger-net", "banger-vm"];
+
+/// Those that executables run.
+const HELPERS: [&str; 3] = ["banger-monitor", "banger-agent", "banger-netd"];
+
 /// The feature that tests need and users must not have.
 pub(crate) const FAILPOINTS: &str = "banger-failpoint/armed";
 
@@ -102,7 +108,9 @@ pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
         }
         Profile::Release => {
             build.arg("--release");
-            build.args(["-p", "banger", "-p", "banger-image", "-p", "banger-vm"]);
+            for program in PROGRAMS {
+                build.args(["-p", program]);
+            }
         }
         // As `cargo test --workspace` does it, so that nothing is built for other features again.
         Profile::Dev => {
@@ -137,8 +145,8 @@ pub(crate) fn with_failpoints(program: &str) -> Result<PathBuf> {
 
 /// What users get must not be told to fail by a variable.
 fn refuse_failpoints(directory: &Path) -> Result<()> {
-    let helpers = ["banger-monitor", "banger-agent"].map(|name| ("../libexec/banger", name));
-    let programs = ["banger", "banger-image", "banger-vm"].map(|name| ("", name));
+    let helpers = HELPERS.map(|name| ("../libexec/banger", name));
+    let programs = PROGRAMS.map(|name| ("", name));
     for (place, name) in programs.into_iter().chain(helpers) {
         let program = directory.join(place).join(name);
         let content = fs::read(&program)?;
@@ -155,8 +163,8 @@ fn refuse_failpoints(directory: &Path) -> Result<()> {
 
 /// Builds the helpers and puts them where the executables look.
 fn helpers(profile: Profile) -> Result<()> {
-    // The agent runs in any guest, so it takes nothing from there; the monitor is built with it, to
-    // compile once what both need. With --target, the flags do not reach build scripts and
+    // The agent runs in any guest, so it takes nothing from there; the others are built with it, to
+    // compile once what they need. With --target, the flags do not reach build scripts and
     // procedural macros.
     let features: &[&str] = match profile {
         Profile::Test => &["--features", FAILPOINTS],
@@ -171,19 +179,17 @@ fn helpers(profile: Profile) -> Result<()> {
             "--target",
             TARGET,
         ])
-        .args([
-            "-p",
-            "banger-monitor",
-            "-p",
-            "banger-agent",
-            "-p",
-            "banger-failpoint",
-        ])
+        .args(
+            HELPERS
+                .iter()
+                .chain(&["banger-failpoint"])
+                .flat_map(|name| ["-p", name]),
+        )
         .args(features)
         .env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
     let target = target()?;
     let built = target.join(TARGET).join("helper");
-    let helpers = ["banger-monitor", "banger-agent"].map(|name| built.join(name));
+    let helpers = HELPERS.map(|name| built.join(name));
     for helper in &helpers {
         if interpreter(helper)? {
             let helper = helper.display();

@@ -87,6 +87,9 @@ pub(crate) const TEST: &[Package] = &[
         "logs in to guests, with its scp and sftp",
     ),
     package("rsync", "/usr/bin/rsync", "copies trees by ssh"),
+    package("nftables", "/usr/sbin/nft", "loads the rules between VMs"),
+    package("iproute2", "/sbin/ip", "looks at interfaces as a reference"),
+    package("iputils-ping", "/bin/ping", "sends packets from namespaces"),
     package("zsh", "/bin/zsh", "completes commands"),
     package("fish", "/usr/bin/fish", "completes commands"),
 ];

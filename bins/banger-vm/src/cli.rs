@@ -119,9 +119,14 @@ pub(crate) struct MachineArgs {
     #[arg(long, value_name = "SIZE")]
     pub(crate) disk: Option<ByteSize>,
 
-    /// Network of the VM: user (NAT, no privileges) or none [default: vm.network, else user]
-    #[arg(long, value_name = "MODE", value_parser = ["user", "none"])]
+    /// Network of the VM: bridge (an address of its own, by banger-netd), user (NAT, no privileges) or none
+    /// [default: vm.network, else bridge with --nat where banger-netd answers, else user]
+    #[arg(long, value_name = "MODE", value_parser = ["bridge", "user", "none"])]
     pub(crate) network: Option<String>,
+
+    /// On the bridge, let the VM out into the world through this host's address
+    #[arg(long)]
+    pub(crate) nat: bool,
 
     /// Processor: auto (KVM where it works), kvm, or tcg (emulation) [default: vm.accel, else auto]
     #[arg(long, value_name = "KIND", value_parser = ["auto", "kvm", "tcg"])]
@@ -157,6 +162,7 @@ impl MachineArgs {
         );
         flags.extend(self.disk.iter().map(|size| format!("--disk={}", size.0)));
         flags.extend(self.network.iter().map(|mode| format!("--network={mode}")));
+        flags.extend(self.nat.then(|| "--nat".to_owned()));
         flags.extend(self.accel.iter().map(|kind| format!("--accel={kind}")));
         if let Some(pull) = self.pull.to_possible_value() {
             flags.push(format!("--pull={}", pull.get_name()));
@@ -280,8 +286,8 @@ pub(crate) struct SetArgs {
     #[arg(long, value_name = "SIZE")]
     pub(crate) disk: Option<ByteSize>,
 
-    /// Network of the VM: user (NAT, no privileges) or none
-    #[arg(long, value_name = "MODE", value_parser = ["user", "none"])]
+    /// Network of the VM: bridge (an address of its own), user (NAT, no privileges) or none
+    #[arg(long, value_name = "MODE", value_parser = ["bridge", "user", "none"])]
     pub(crate) network: Option<String>,
 
     /// Processor: auto (KVM where it works), kvm, or tcg (emulation)
@@ -751,7 +757,7 @@ mod tests {
     fn a_worker_is_given_what_the_command_was_given() {
         let lines = [
             "banger-vm create x",
-            "banger-vm create x --cpus 3 --memory 300M --disk 3G --network none --accel tcg --pull never \
+            "banger-vm create x --cpus 3 --memory 300M --disk 3G --network bridge --nat --accel tcg --pull never \
              --boot-timeout 7 --kernel k --idle-stop 90m -p 8080:80 -p [::1]:1:2",
         ];
         for line in lines {

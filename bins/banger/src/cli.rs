@@ -32,6 +32,13 @@ pub(crate) enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// The bridge network of VMs (banger-net)
+    #[command(disable_help_flag = true)]
+    Net {
+        /// Arguments of banger-net
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Settings
     #[command(subcommand)]
     Config(ConfigCommand),

@@ -20,6 +20,7 @@ fn run(command: cli::Command) -> Result<u8, lib_cli::Failure> {
     let (noun, arguments) = match command {
         cli::Command::Image { arguments } => ("image", arguments),
         cli::Command::Vm { arguments } => ("vm", arguments),
+        cli::Command::Net { arguments } => ("net", arguments),
         cli::Command::Config(cli::ConfigCommand::Show(args)) => {
             return config::show(&args).map(|()| lib_model::Exit::Done.into());
         }
@@ -37,7 +38,7 @@ fn delegate_completion() -> Option<lib_cli::Failure> {
     };
     let noun = noun
         .to_str()
-        .filter(|noun| matches!(*noun, "image" | "vm"))?;
+        .filter(|noun| matches!(*noun, "image" | "net" | "vm"))?;
     if separator != "--" {
         return None;
     }

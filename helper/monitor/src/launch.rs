@@ -19,6 +19,7 @@ use crate::exec::{self, SpawnError};
 use crate::files::{self, FileError, Paths};
 use crate::lock::{AliveLock, set_inheritable};
 use crate::log::{Log, chain};
+use crate::process;
 use crate::publish;
 
 /// A VM that was just started.
@@ -200,7 +201,9 @@ impl Parts {
         let started = Instant::now();
         lock.set_inheritable(true).map_err(LaunchError::Channels)?;
         point("monitor.spawn").map_err(LaunchError::Channels)?;
-        let mut child = exec::spawn(&launch.program, &arguments, &self.log)?;
+        let spawned = exec::spawn(&launch.program, &arguments, &self.log);
+        process::let_go(&launch.descriptors);
+        let mut child = spawned?;
         passed("monitor.spawned");
         let pairs = [&mut self.agent, &mut self.qmp, &mut self.console];
         for pair in pairs.into_iter().flatten() {

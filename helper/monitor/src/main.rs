@@ -74,7 +74,7 @@ fn supervise() -> ExitCode {
     }
     let mut vm = match read_specification().and_then(|launch| {
         point("monitor.isolate")
-            .and_then(|()| process::isolate())
+            .and_then(|()| process::isolate(&launch.descriptors))
             .map_err(LaunchError::Isolate)?;
         launch::launch(&launch)
     }) {

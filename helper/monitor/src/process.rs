@@ -15,9 +15,9 @@ pub(crate) fn handled_signals() -> SigSet {
 }
 
 /// Detaches from whoever started the monitor. Descriptors above 2 that leaked in are closed, so
-/// that neither the monitor nor the VMM keeps somebody's lock.
-pub(crate) fn isolate() -> io::Result<()> {
-    close_leaked_descriptors()?;
+/// that neither the monitor nor the VMM keeps somebody's lock; those that are the VMM's stay.
+pub(crate) fn isolate(keep: &[RawFd]) -> io::Result<()> {
+    close_leaked_descriptors(keep)?;
     // EPERM: a process group leader cannot; it does not matter, SIGHUP is blocked.
     let _ = setsid();
     umask(Mode::from_bits_truncate(0o077));
@@ -34,7 +34,7 @@ pub(crate) fn isolate() -> io::Result<()> {
     Ok(())
 }
 
-fn close_leaked_descriptors() -> io::Result<()> {
+fn close_leaked_descriptors(keep: &[RawFd]) -> io::Result<()> {
     let mut open: Vec<RawFd> = Vec::new();
     for entry in fs::read_dir("/proc/self/fd")? {
         if let Some(fd) = entry?.file_name().to_str().and_then(|n| n.parse().ok()) {
@@ -42,12 +42,20 @@ fn close_leaked_descriptors() -> io::Result<()> {
         }
     }
     for fd in open {
-        if fd > 2 {
+        if fd > 2 && !keep.contains(&fd) {
             // The directory's own number is in the list and closed already.
             let _ = close(fd);
         }
     }
     Ok(())
+}
+
+/// Closes the VMM's descriptors on our side, once it has them.
+pub(crate) fn let_go(descriptors: &[RawFd]) {
+    for fd in descriptors.iter().filter(|fd| **fd > 2) {
+        // One that was never open is the VMM's to complain about.
+        let _ = close(*fd);
+    }
 }
 
 /// An ignored SIGCHLD survives exec and makes children vanish without a signal (signal(7)).

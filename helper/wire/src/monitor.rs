@@ -69,6 +69,9 @@ pub struct Launch {
     /// Seconds between two samples in [`file::STATISTICS`]; none are taken without.
     #[serde(default)]
     pub statistics_s: Option<u64>,
+    /// Inherited descriptors that are the VMM's, by number; the monitor keeps no copy of them.
+    #[serde(default)]
+    pub descriptors: Vec<i32>,
 }
 
 /// A TCP port of the host that leads to one of the guest.

@@ -2,7 +2,7 @@
 
 use lib_model::{ByteSize, Record, StatsRecord};
 
-use crate::printable;
+use crate::{net_rows, printable};
 
 /// The columns of a record's table.
 pub(crate) fn heading(record: &Record) -> &'static [&'static str] {
@@ -18,6 +18,7 @@ pub(crate) fn heading(record: &Record) -> &'static [&'static str] {
         ],
         Record::Ping(_) => &["VM", "SEQUENCE", "MILLISECONDS", "AGENT"],
         Record::Event(_) => &["TIME", "VM", "EVENT", "DETAIL"],
+        Record::Network(_) | Record::Address(_) | Record::Check(_) => net_rows::heading(record),
         Record::Image(_)
         | Record::Kernel(_)
         | Record::Vm(_)
@@ -69,6 +70,7 @@ pub(crate) fn row(record: &Record) -> Vec<String> {
             event.event.clone(),
             or_dash(event.detail.clone()),
         ],
+        Record::Network(_) | Record::Address(_) | Record::Check(_) => net_rows::row(record),
         Record::Image(_)
         | Record::Kernel(_)
         | Record::Vm(_)

@@ -8,6 +8,7 @@ mod bash;
 mod complete;
 mod failure;
 mod guest_rows;
+mod net_rows;
 mod output;
 mod progress;
 mod records;

@@ -42,9 +42,12 @@ impl Kind {
         let fits = match record {
             Record::Image(_) => self == Kind::Image,
             Record::Kernel(_) => self == Kind::Kernel,
-            Record::Vm(_) => self == Kind::Vm,
+            // An address has the id of its VM.
+            Record::Vm(_) | Record::Address(_) => self == Kind::Vm,
             Record::Operation(_) => self == Kind::Operation,
             Record::Blob(_)
+            | Record::Network(_)
+            | Record::Check(_)
             | Record::Copy(_)
             | Record::Socket(_)
             | Record::Published(_)

@@ -62,6 +62,8 @@ pub struct Vm {
 pub enum Network {
     /// NAT inside the VMM, without privileges.
     User,
+    /// An address of its own on the host's bridge.
+    Bridge,
     /// None.
     None,
 }
@@ -71,6 +73,7 @@ impl Network {
     pub fn as_str(self) -> &'static str {
         match self {
             Network::User => "user",
+            Network::Bridge => "bridge",
             Network::None => "none",
         }
     }

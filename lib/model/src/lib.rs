@@ -25,8 +25,8 @@ pub use nearest::nearest;
 pub use progress::{Progress, Silent, Step};
 pub use publish::Publish;
 pub use record::{
-    BlobRecord, BlobState, ImageRecord, KernelRecord, OciConfig, OperationRecord, OperationState,
-    Record, SCHEMA, VmRecord, VmState,
+    AddressRecord, BlobRecord, BlobState, CheckRecord, ImageRecord, KernelRecord, NetworkRecord,
+    OciConfig, OperationRecord, OperationState, Record, SCHEMA, VmRecord, VmState,
 };
 pub use reference::{Reference, ReferenceError};
 pub use size::{ByteSize, SizeError};

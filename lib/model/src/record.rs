@@ -3,6 +3,8 @@
 //! One line each: `{"kind":"image","schema":1,…}`. Fields are only ever added; a reader ignores
 //! what it does not know.
 
+use std::net::Ipv4Addr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::guest_record::{
@@ -39,6 +41,12 @@ pub enum Record {
     Ping(PingRecord),
     /// Something that happened to a VM.
     Event(EventRecord),
+    /// The network of VMs.
+    Network(NetworkRecord),
+    /// A VM's place in it.
+    Address(AddressRecord),
+    /// Something that was proven, or not.
+    Check(CheckRecord),
 }
 
 impl Record {
@@ -56,6 +64,9 @@ impl Record {
             Record::Stats(_) => "stats",
             Record::Ping(_) => "ping",
             Record::Event(_) => "event",
+            Record::Network(_) => "network",
+            Record::Address(_) => "address",
+            Record::Check(_) => "check",
         }
     }
 
@@ -73,6 +84,9 @@ impl Record {
             Record::Stats(stats) => stats.id.as_str(),
             Record::Ping(ping) => ping.id.as_str(),
             Record::Event(event) => &event.id,
+            Record::Network(network) => &network.bridge,
+            Record::Address(address) => address.id.as_str(),
+            Record::Check(check) => &check.name,
         }
     }
 }
@@ -140,6 +154,24 @@ impl From<PingRecord> for Record {
 impl From<EventRecord> for Record {
     fn from(record: EventRecord) -> Record {
         Record::Event(record)
+    }
+}
+
+impl From<NetworkRecord> for Record {
+    fn from(network: NetworkRecord) -> Record {
+        Record::Network(network)
+    }
+}
+
+impl From<AddressRecord> for Record {
+    fn from(address: AddressRecord) -> Record {
+        Record::Address(address)
+    }
+}
+
+impl From<CheckRecord> for Record {
+    fn from(check: CheckRecord) -> Record {
+        Record::Check(check)
     }
 }
 
@@ -244,8 +276,11 @@ pub struct VmRecord {
     pub memory: ByteSize,
     /// Largest size of its own disk.
     pub disk: ByteSize,
-    /// `user` or `none`.
+    /// `bridge`, `user` or `none`.
     pub network: String,
+    /// On the bridge, where others reach it.
+    #[serde(default)]
+    pub address: Option<Ipv4Addr>,
     /// `qemu`.
     pub vmm: String,
     /// Stopped by its monitor after so many seconds without use.
@@ -293,6 +328,83 @@ pub struct BlobRecord {
     /// It was removed by the command that prints this.
     #[serde(default)]
     pub changed: bool,
+}
+
+/// The bridge network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkRecord {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The bridge's name.
+    pub bridge: String,
+    /// Bridge and rules are there.
+    pub up: bool,
+    /// The host's address on the bridge.
+    pub gateway: Ipv4Addr,
+    /// Length of the network's prefix, in bits.
+    pub prefix: u8,
+    /// Addresses that are reserved, of all users.
+    pub reserved: u32,
+    /// Addresses that can still be reserved.
+    pub free: u32,
+    /// VMs with an interface, of all users.
+    pub attached: u32,
+    /// The host forwards packets.
+    pub forwarding: bool,
+    /// That was switched on for VMs, and ends with `down`.
+    pub forwarding_is_ours: bool,
+    /// What serves it, with its version.
+    pub daemon: String,
+    /// Something was done by the command that prints this.
+    #[serde(default)]
+    pub changed: bool,
+}
+
+/// A VM's place in the bridge network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressRecord {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The VM.
+    pub id: VmId,
+    /// Its name.
+    pub name: VmName,
+    /// Who owns it.
+    pub uid: u32,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Its hardware address.
+    pub mac: String,
+    /// The host's interface for it, while it is attached.
+    pub interface: String,
+    /// The interface is there: the VM runs.
+    pub attached: bool,
+    /// It may go out into the world.
+    pub nat: bool,
+    /// The group whose VMs it reaches.
+    #[serde(default)]
+    pub group: Option<String>,
+    /// When the address was reserved, milliseconds since 1970.
+    pub created_ms: u64,
+    /// Something was done by the command that prints this.
+    #[serde(default)]
+    pub changed: bool,
+}
+
+/// Something that a doctor looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckRecord {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// What was looked at.
+    pub name: String,
+    /// It is well.
+    pub ok: bool,
+    /// What was seen.
+    pub detail: String,
+    /// A command that helps.
+    #[serde(default)]
+    pub hint: Option<String>,
 }
 
 /// What a blob is good for.

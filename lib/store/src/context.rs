@@ -17,6 +17,7 @@ pub struct Context {
     data: PathBuf,
     runtime: PathBuf,
     libexec: PathBuf,
+    netd_socket: PathBuf,
 }
 
 impl Context {
@@ -25,6 +26,7 @@ impl Context {
     /// State: `--store`, `BANGER_STORE`, `$XDG_DATA_HOME/banger`, `~/.local/share/banger`.
     /// Sockets: `BANGER_RUNTIME_DIR`, `$XDG_RUNTIME_DIR/banger`, `/tmp/banger-$UID`.
     /// Helpers: `BANGER_LIBEXEC_DIR`, `../libexec/banger` from the executable.
+    /// The network's daemon: `BANGER_NETD_SOCKET`, `/run/banger/netd.sock`.
     ///
     /// # Errors
     /// No home directory, or a relative path in a variable.
@@ -65,10 +67,13 @@ impl Context {
                 .and_then(|exe| Some(exe.parent()?.parent()?.join("libexec/banger")))
                 .unwrap_or_else(|| PathBuf::from("/usr/libexec/banger")),
         };
+        let netd_socket =
+            path("BANGER_NETD_SOCKET")?.unwrap_or_else(|| PathBuf::from("/run/banger/netd.sock"));
         Ok(Context {
             data,
             runtime,
             libexec,
+            netd_socket,
         })
     }
 
@@ -168,6 +173,11 @@ impl Context {
     /// A helper executable such as `banger-monitor`.
     pub fn helper(&self, name: &str) -> PathBuf {
         self.libexec.join(name)
+    }
+
+    /// Where the network's daemon listens.
+    pub fn netd_socket(&self) -> &Path {
+        &self.netd_socket
     }
 
     /// Makes the store's directories, private to the user.

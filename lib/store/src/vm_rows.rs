@@ -25,8 +25,11 @@ pub struct VmSpec {
     pub memory: ByteSize,
     /// Largest size of the data disk.
     pub disk: ByteSize,
-    /// `user` or `none`.
+    /// `bridge`, `user` or `none`.
     pub network: String,
+    /// Reserved on the bridge.
+    #[serde(default)]
+    pub address: Option<std::net::Ipv4Addr>,
     /// `qemu`.
     pub vmm: String,
     /// `auto`, `kvm` or `tcg`.
@@ -328,6 +331,7 @@ mod tests {
                 ephemeral: false,
                 idle_stop_s: None,
                 publish: Vec::new(),
+                address: None,
             },
         };
         let guard = locks.create().unwrap();

@@ -76,6 +76,7 @@ fn new_vm(name: &str, image: &ImageId, kernel: &KernelId) -> NewVm {
             ephemeral: false,
             idle_stop_s: None,
             publish: Vec::new(),
+            address: None,
         },
     }
 }

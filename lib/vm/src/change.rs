@@ -5,7 +5,7 @@ use std::time::Duration;
 use lib_model::{ByteSize, VmName};
 use lib_store::{Store, VmGuard, VmRow};
 
-use crate::{Accel, CreateRequest, Life, Network, VmError, life};
+use crate::{Accel, CreateRequest, Life, Network, VmError, bridge, life};
 
 /// What to change; nothing is kept as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,10 +48,18 @@ pub fn set(
     change: &Change,
     dry_run: bool,
 ) -> Result<Changed, VmError> {
-    let changed = plan(vm, change)?;
+    let mut changed = plan(vm, change)?;
     let needs_restart = changed.fields.iter().any(|field| *field != "name")
         && life(store.context(), vm) != Life::Dead;
     if !dry_run && !changed.fields.is_empty() {
+        let (id, spec) = (&vm.id, &mut changed.vm.spec);
+        if spec.network == Network::Bridge.as_str() {
+            let address = bridge::reserve(store.context(), id, &changed.vm.name, None)?;
+            spec.address = Some(address);
+        } else if spec.address.is_some() && life(store.context(), vm) == Life::Dead {
+            bridge::release(store.context(), id);
+            spec.address = None;
+        }
         let create = guard.create()?;
         store.update_vm(&create, &vm.id, &changed.vm.name, &changed.vm.spec)?;
     }
@@ -132,6 +140,7 @@ mod tests {
                 memory: ByteSize(1 << 30),
                 disk: ByteSize(1 << 30),
                 network: "user".into(),
+                address: None,
                 vmm: "qemu".into(),
                 accel: "auto".into(),
                 entrypoint: Vec::new(),

@@ -12,7 +12,7 @@ use lib_model::{ByteSize, ImageRecord, KernelRecord, Publish, VmId, VmName};
 use lib_store::{FileLock, Locks, NewVm, Staged, Store, VmRow, VmSpec};
 
 use crate::error::io_error;
-use crate::{Accel, VmError, driver, names, publish};
+use crate::{Accel, VmError, bridge, driver, names, publish};
 
 /// A shorter one would stop a VM between two commands of one person.
 const SHORTEST_IDLE: Duration = Duration::from_secs(60);
@@ -29,6 +29,8 @@ pub enum Network {
     /// NAT inside the VMM process; needs no privileges.
     #[default]
     User,
+    /// An address of its own on the host's bridge; needs the network's daemon.
+    Bridge,
     /// No network device.
     None,
 }
@@ -38,6 +40,7 @@ impl Network {
     pub fn as_str(self) -> &'static str {
         match self {
             Network::User => "user",
+            Network::Bridge => "bridge",
             Network::None => "none",
         }
     }
@@ -49,8 +52,9 @@ impl FromStr for Network {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "user" => Ok(Network::User),
+            "bridge" => Ok(Network::Bridge),
             "none" => Ok(Network::None),
-            _ => Err(format!("`{text}` is neither user nor none")),
+            _ => Err(format!("`{text}` is neither bridge nor user nor none")),
         }
     }
 }
@@ -68,6 +72,8 @@ pub struct CreateRequest {
     pub disk: ByteSize,
     /// Network mode.
     pub network: Network,
+    /// On the bridge: may go out into the world from the beginning.
+    pub nat: bool,
     /// Acceleration.
     pub accel: Accel,
     /// Command that the agent runs once the guest is ready; usually empty.
@@ -91,6 +97,7 @@ impl CreateRequest {
             memory: vm.spec.memory,
             disk: vm.spec.disk,
             network: vm.spec.network.parse().unwrap_or_default(),
+            nat: false,
             accel: vm.spec.accel.parse().unwrap_or_default(),
             entrypoint: vm.spec.entrypoint.clone(),
             ephemeral: vm.spec.ephemeral,
@@ -179,13 +186,21 @@ pub fn create(
     let staged = Staged::new(store.context())?;
     let owner = make_files(staged.path(), request)?;
     lib_ssh::host_key(staged.path(), &id)?;
-    let create = locks.create()?;
+    let name = match &request.name {
+        Some(name) => name.clone(),
+        None => free_name(store)?,
+    };
+    // Before the lock, so that nobody waits for the daemon under it.
+    let address = match request.network {
+        Network::Bridge => {
+            let nat = Some(request.nat);
+            Some(bridge::reserve(store.context(), &id, &name, nat)?)
+        }
+        Network::User | Network::None => None,
+    };
     let new = NewVm {
         id,
-        name: match &request.name {
-            Some(name) => name.clone(),
-            None => free_name(store)?,
-        },
+        name,
         image: image.id.clone(),
         kernel: kernel.id.clone(),
         spec: VmSpec {
@@ -194,6 +209,7 @@ pub fn create(
             memory: request.memory,
             disk: request.disk,
             network: request.network.as_str().to_owned(),
+            address,
             vmm: "qemu".to_owned(),
             accel: request.accel.as_str().to_owned(),
             entrypoint: request.entrypoint.clone(),
@@ -202,12 +218,35 @@ pub fn create(
             publish,
         },
     };
-    let vm = store.publish_vm(&create, staged, &new)?;
-    drop(create);
-    Ok(Created { vm, owner })
+    let id = new.id.clone();
+    match publish_row(store, locks, staged, request.name.is_none(), new) {
+        Ok(vm) => Ok(Created { vm, owner }),
+        Err(error) => {
+            if address.is_some() {
+                bridge::release(store.context(), &id);
+            }
+            Err(error)
+        }
+    }
 }
 
-/// Two random words that no VM has; the caller holds `create`.
+/// The name, the directory and the row, at once. A name that we chose may be taken by now; the daemon of
+/// the network hears of another one when the VM starts.
+fn publish_row(
+    store: &mut Store,
+    locks: &mut Locks,
+    staged: Staged,
+    any_name: bool,
+    mut new: NewVm,
+) -> Result<VmRow, VmError> {
+    let create = locks.create()?;
+    if any_name {
+        new.name = free_name(store)?;
+    }
+    Ok(store.publish_vm(&create, staged, &new)?)
+}
+
+/// Two random words that no VM has; for sure only while the caller holds `create`.
 fn free_name(store: &Store) -> Result<VmName, VmError> {
     let taken: HashSet<String> = store.vm_names()?.into_iter().collect();
     let random =

@@ -1,5 +1,6 @@
 //! The seam between a VM and its VMM. A further VMM is one file that implements [`Driver`].
 
+use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
 use lib_model::ByteSize;
@@ -35,8 +36,10 @@ pub struct LaunchPlan<'a> {
     pub initrd: &'a Path,
     /// In the order in which the guest sees them.
     pub disks: Vec<DiskPlan>,
-    /// Hardware address of the one interface on the user-mode network; none: no device.
+    /// Hardware address of the one interface; none: no device.
     pub mac: Option<&'a str>,
+    /// Inherited descriptor of the interface's other side; none: the user-mode network.
+    pub tap: Option<RawFd>,
 }
 
 /// A VMM.

@@ -18,6 +18,9 @@ pub enum VmError {
     /// The kernel or its initramfs.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// The network's daemon.
+    #[error(transparent)]
+    Net(#[from] lib_net::NetError),
     /// Keys for SSH.
     #[error(transparent)]
     Ssh(#[from] SshError),
@@ -168,6 +171,7 @@ impl Diagnose for VmError {
             VmError::Store(error) => error.exit(),
             VmError::Kernel(error) => error.exit(),
             VmError::Name(error) => error.exit(),
+            VmError::Net(error) => error.exit(),
             VmError::Ssh(error) => error.exit(),
             VmError::Config(error) => error.exit(),
             VmError::OutOfRange { .. } => Exit::Usage,
@@ -181,6 +185,7 @@ impl Diagnose for VmError {
         match self {
             VmError::Store(error) => error.hint(),
             VmError::Kernel(error) => error.hint(),
+            VmError::Net(error) => error.hint(),
             VmError::Ssh(error) => error.hint(),
             VmError::Config(error) => error.hint(),
             VmError::NoVmm {

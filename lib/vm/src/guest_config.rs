@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use banger_wire::config::{Disk, GuestConfig, Network, Process, Root, Ssh};
 use lib_config::{Config, Environment};
 use lib_model::{ImageRecord, KernelRecord, VmId};
+use lib_net::Reservation;
 use lib_store::{Context, VmRow};
 
 use crate::VmError;
@@ -27,6 +28,7 @@ pub(crate) fn guest_config(
     image: &ImageRecord,
     kernel: &KernelRecord,
     ssh: Ssh,
+    reservation: Option<&Reservation>,
 ) -> io::Result<GuestConfig> {
     let mut entropy = [0; 32];
     getrandom::fill(&mut entropy).map_err(io::Error::other)?;
@@ -42,7 +44,10 @@ pub(crate) fn guest_config(
             data: disk(serial::DATA, "ext4"),
         },
         modules: (kernel.modules > 0).then(|| disk(serial::MODULES, "ext4")),
-        network: (vm.spec.network == "user").then(|| user_network(&vm.id)),
+        network: match reservation {
+            Some(reservation) => Some(bridge_network(reservation)),
+            None => (vm.spec.network == "user").then(|| user_network(&vm.id)),
+        },
         process: Process {
             env: image.config.env.clone(),
             user: image.config.user.clone(),
@@ -82,6 +87,17 @@ fn user_network(id: &VmId) -> Network {
         prefix: 24,
         gateway: Ipv4Addr::new(10, 0, 2, 2),
         resolvers: vec![Ipv4Addr::new(10, 0, 2, 3).into()],
+    }
+}
+
+/// The host on the bridge is the gateway, and resolves names.
+fn bridge_network(reservation: &Reservation) -> Network {
+    Network {
+        mac: reservation.mac.to_string(),
+        address: reservation.address,
+        prefix: reservation.prefix,
+        gateway: reservation.gateway,
+        resolvers: vec![reservation.gateway.into()],
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod accel;
 mod boot_report;
+mod bridge;
 mod change;
 mod control;
 mod create;
@@ -28,6 +29,7 @@ mod worker;
 
 pub use accel::{Accel, Acceleration};
 pub use boot_report::console_tail;
+pub use bridge::bridge_answers;
 pub use change::{Change, Changed, set};
 pub use control::{Control, Interrupt};
 pub use create::{CreateRequest, Created, Network, create};

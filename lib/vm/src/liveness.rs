@@ -144,6 +144,7 @@ fn record_of(context: &Context, vm: &VmRow, life: Life, changed: bool) -> VmReco
         memory: vm.spec.memory,
         disk: vm.spec.disk,
         network: vm.spec.network.clone(),
+        address: vm.spec.address.filter(|_| vm.spec.network == "bridge"),
         vmm: vm.spec.vmm.clone(),
         idle_stop_s: vm.spec.idle_stop_s,
         pid: match &handles {

@@ -73,7 +73,12 @@ impl Driver for Qemu {
         if let Some(mac) = plan.mac {
             arguments.json(
                 "-netdev",
-                json!({"type": "user", "id": "net0", "ipv6": false}),
+                match plan.tap {
+                    Some(tap) => {
+                        json!({"type": "tap", "id": "net0", "fd": tap.to_string(), "vhost": false})
+                    }
+                    None => json!({"type": "user", "id": "net0", "ipv6": false}),
+                },
             );
             arguments.json(
                 "-device",
@@ -182,6 +187,7 @@ mod tests {
                 read_only: true,
             }],
             mac: None,
+            tap: None,
         }
     }
 
@@ -193,6 +199,22 @@ mod tests {
         assert_eq!(value["file"]["filename"], "/s/a,readonly=off,b=\"x\"");
         assert_eq!(value["read-only"], true);
         assert!(Qemu.arguments(&plan("/s/{agent}/disk")).is_err());
+    }
+
+    #[test]
+    fn a_tap_is_passed_by_number() {
+        let plan = LaunchPlan {
+            mac: Some("52:54:0a:53:00:02"),
+            tap: Some(17),
+            ..plan("/d")
+        };
+        let arguments = Qemu.arguments(&plan).unwrap();
+        let at = arguments.iter().position(|a| a == "-netdev").unwrap();
+        let value: serde_json::Value = serde_json::from_str(&arguments[at + 1]).unwrap();
+        assert_eq!(
+            (&value["type"], &value["fd"]),
+            (&json!("tap"), &json!("17"))
+        );
     }
 
     #[test]

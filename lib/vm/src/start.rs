@@ -18,7 +18,8 @@ use crate::error::io_error;
 use crate::guest_config::{guest_config, mac, serial, ssh};
 use crate::liveness::monitor;
 use crate::{
-    Accel, Control, DiskPlan, Interrupt, LaunchPlan, Life, VmError, driver, life, program, stop,
+    Accel, Control, DiskPlan, Interrupt, LaunchPlan, Life, VmError, bridge, driver, life, program,
+    stop,
 };
 use crate::{publish, scope};
 
@@ -187,11 +188,15 @@ fn launch(store: &Store, vm: &VmRow, note: &dyn Fn(&str)) -> Result<(), VmError>
     point("start.initrd").map_err(io_error("write", &initrd))?;
     let base = lib_kernel::base_initramfs(context, &kernel, &context.helper("banger-agent"))?;
     let ssh = ssh(context, &vm.id, note)?;
-    let config = guest_config(vm, &image, &kernel, ssh).map_err(io_error("configure", &initrd))?;
+    let attachment = bridge::attach(context, vm)?;
+    let reservation = attachment.as_ref().map(|attached| &attached.reservation);
+    let config = guest_config(vm, &image, &kernel, ssh, reservation)
+        .map_err(io_error("configure", &initrd))?;
     lib_kernel::boot_initramfs(&base, &config, &initrd)?;
 
     let vmlinux = lib_kernel::vmlinux(context, &kernel);
-    let mac = mac(&vm.id);
+    let mac = reservation.map_or_else(|| mac(&vm.id), |reserved| reserved.mac.to_string());
+    let tap = attachment.as_ref().map(bridge::Attachment::descriptor);
     let plan = LaunchPlan {
         name: vm.name.as_str(),
         acceleration,
@@ -200,7 +205,8 @@ fn launch(store: &Store, vm: &VmRow, note: &dyn Fn(&str)) -> Result<(), VmError>
         vmlinux: &vmlinux,
         initrd: &initrd,
         disks: disks(context, vm, &image, &kernel),
-        mac: (vm.spec.network == "user").then_some(&*mac),
+        mac: matches!(&*vm.spec.network, "user" | "bridge").then_some(&*mac),
+        tap,
     };
     let driver = driver(&vm.spec.vmm);
     let spec = Launch {
@@ -215,6 +221,7 @@ fn launch(store: &Store, vm: &VmRow, note: &dyn Fn(&str)) -> Result<(), VmError>
         journal: Some(context.journal()),
         publish: vm.spec.publish.iter().copied().map(publish::wire).collect(),
         statistics_s: Some(STATISTICS.as_secs()),
+        descriptors: tap.into_iter().collect(),
     };
     match run_monitor(context, &spec).map_err(io_error("run", context.helper("banger-monitor")))? {
         LaunchReply::Started(_) | LaunchReply::AlreadyRunning => Ok(()),

@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 
 use crate::error::io_error;
 use crate::holders::holders;
-use crate::{Control, Interrupt, Life, VmError, life};
+use crate::{Control, Interrupt, Life, VmError, bridge, life};
 
 /// Asks the guest to shut down, then the VMM to quit, then kills it. `None`: it was not running.
 ///
@@ -94,7 +94,12 @@ pub fn delete(
         }
         kill(store.context(), guard, vm)?;
     }
-    Ok(store.delete_vm(guard, &vm.id)?)
+    store.delete_vm(guard, &vm.id)?;
+    // Last, so that no VM is without what its row says it has.
+    if vm.spec.address.is_some() {
+        bridge::release(store.context(), &vm.id);
+    }
+    Ok(())
 }
 
 fn end(

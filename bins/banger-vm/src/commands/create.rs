@@ -8,7 +8,7 @@ use lib_model::{
     ByteSize, ImageRecord, OperationId, OperationRecord, Progress, Record, VmId, VmName,
 };
 use lib_store::{Locks, Store, VmGuard, VmRow};
-use lib_vm::{Control, CreateRequest, Created, Interrupt, VmError};
+use lib_vm::{Control, CreateRequest, Created, Interrupt, Network, VmError};
 
 use crate::cli::{CreateArgs, MachineArgs};
 use crate::{resolve, worker};
@@ -135,6 +135,7 @@ pub(crate) fn machine(
     args: &MachineArgs,
 ) -> Result<Made, Failure> {
     lib_vm::sweep(store, locks)?;
+    let request = &network(session, request, args);
     lib_vm::preflight(&session.context, "qemu", args.accel())?;
     if let Some(name) = &request.name
         && store.vm_names()?.iter().any(|taken| taken == name.as_str())
@@ -153,6 +154,19 @@ pub(crate) fn machine(
     Ok(Made { created, interrupt })
 }
 
+/// Where nobody chose, the bridge is taken if it can be had, with the way out that `user` would have.
+fn network(session: &Session, request: &CreateRequest, args: &MachineArgs) -> CreateRequest {
+    let mut request = request.clone();
+    if args.network.is_none() && lib_vm::bridge_answers(&session.context) {
+        session.note(
+            "the VM is on the bridge, as banger-netd answers (--network user for none of it)",
+        );
+        request.network = Network::Bridge;
+        request.nat = true;
+    }
+    request
+}
+
 /// What was typed as what is meant.
 pub(crate) fn request(name: Option<&VmName>, args: &MachineArgs, ephemeral: bool) -> CreateRequest {
     CreateRequest {
@@ -161,6 +175,7 @@ pub(crate) fn request(name: Option<&VmName>, args: &MachineArgs, ephemeral: bool
         memory: args.memory.unwrap_or(DEFAULT_MEMORY),
         disk: args.disk.unwrap_or(DEFAULT_DISK),
         network: args.network(),
+        nat: args.nat,
         accel: args.accel(),
         entrypoint: Vec::new(),
         ephemeral,

@@ -66,6 +66,7 @@ impl Rig {
             journal: None,
             publish: Vec::new(),
             statistics_s: None,
+            descriptors: Vec::new(),
         };
         Rig {
             temporary,

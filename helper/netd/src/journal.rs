@@ -1,0 +1,231 @@
+//! What must survive: one JSON object a line, appended and synced before anything happens, replayed and
+//! written anew at the start. A torn last line is what did not happen.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::net::Ipv4Addr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use banger_failpoint::point;
+use banger_proto::{GroupName, InterfaceName, StoreTag, VmId, VmName};
+use serde::{Deserialize, Serialize};
+
+const FILE: &str = "journal";
+
+/// A reservation as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    pub(crate) vm: VmId,
+    pub(crate) name: VmName,
+    pub(crate) store: StoreTag,
+    pub(crate) uid: u32,
+    pub(crate) address: Ipv4Addr,
+    pub(crate) nat: bool,
+    pub(crate) group: Option<Group>,
+    pub(crate) reserved_ms: u64,
+}
+
+impl Kept {
+    pub(crate) fn interface(&self) -> InterfaceName {
+        InterfaceName::of_vm(&self.vm)
+    }
+}
+
+/// A group of one user; the number is what the rules know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Group {
+    pub(crate) name: GroupName,
+    pub(crate) number: u16,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+enum Line {
+    Set(Kept),
+    Drop(VmId),
+    /// We switched ip_forward on.
+    Forwarding(bool),
+}
+
+/// The journal and what it says.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    directory: PathBuf,
+    file: File,
+    length: u64,
+    kept: BTreeMap<VmId, Kept>,
+    forwarding: bool,
+}
+
+impl Journal {
+    /// Reads it, and writes it anew without what is over.
+    ///
+    /// # Errors
+    /// A line that is not understood, other than a torn last one: somebody else's file is not touched.
+    pub(crate) fn open(directory: &Path) -> io::Result<Journal> {
+        let path = directory.join(FILE);
+        let old = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            old => old?,
+        };
+        let (kept, forwarding) = replay(&old, &path)?;
+        let new = path.with_extension("new");
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .open(&new)?;
+        let mut text = Vec::new();
+        let lines = kept.values().cloned().map(Line::Set);
+        for line in lines.chain([Line::Forwarding(forwarding)]) {
+            text.extend(serde_json::to_vec(&line)?);
+            text.push(b'\n');
+        }
+        file.write_all(&text)?;
+        file.sync_all()?;
+        fs::rename(&new, &path)?;
+        File::open(directory)?.sync_all()?;
+        Ok(Journal {
+            directory: directory.to_owned(),
+            file,
+            length: text.len() as u64,
+            kept,
+            forwarding,
+        })
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    pub(crate) fn kept(&self) -> &BTreeMap<VmId, Kept> {
+        &self.kept
+    }
+
+    pub(crate) fn get(&self, vm: &VmId) -> Option<&Kept> {
+        self.kept.get(vm)
+    }
+
+    /// Whether ip_forward was switched on by us.
+    pub(crate) fn forwarding(&self) -> bool {
+        self.forwarding
+    }
+
+    pub(crate) fn set(&mut self, kept: Kept) -> io::Result<()> {
+        self.append(&Line::Set(kept.clone()))?;
+        self.kept.insert(kept.vm.clone(), kept);
+        Ok(())
+    }
+
+    pub(crate) fn drop(&mut self, vm: &VmId) -> io::Result<()> {
+        self.append(&Line::Drop(vm.clone()))?;
+        self.kept.remove(vm);
+        Ok(())
+    }
+
+    pub(crate) fn set_forwarding(&mut self, ours: bool) -> io::Result<()> {
+        self.append(&Line::Forwarding(ours))?;
+        self.forwarding = ours;
+        Ok(())
+    }
+
+    /// A line that could not be written whole is cut off again, so that the next one stands alone.
+    fn append(&mut self, line: &Line) -> io::Result<()> {
+        let mut text = serde_json::to_vec(line)?;
+        text.push(b'\n');
+        let written = point("netd.journal.write")
+            .and_then(|()| self.file.write_all(&text))
+            .and_then(|()| point("netd.journal.sync"))
+            .and_then(|()| self.file.sync_data());
+        match written {
+            Ok(()) => {
+                self.length += text.len() as u64;
+                Ok(())
+            }
+            Err(error) => {
+                self.file.set_len(self.length)?;
+                io::Seek::seek(&mut self.file, io::SeekFrom::Start(self.length))?;
+                Err(error)
+            }
+        }
+    }
+}
+
+fn replay(text: &[u8], path: &Path) -> io::Result<(BTreeMap<VmId, Kept>, bool)> {
+    let mut kept = BTreeMap::new();
+    let mut forwarding = false;
+    let mut lines = text
+        .split_inclusive(|byte| *byte == b'\n')
+        .enumerate()
+        .peekable();
+    while let Some((number, line)) = lines.next() {
+        match serde_json::from_slice(line) {
+            Ok(Line::Set(reservation)) => {
+                kept.insert(reservation.vm.clone(), reservation);
+            }
+            Ok(Line::Drop(vm)) => {
+                kept.remove(&vm);
+            }
+            Ok(Line::Forwarding(ours)) => forwarding = ours,
+            Err(_) if lines.peek().is_none() && !line.ends_with(b"\n") => {}
+            Err(error) => {
+                let place = format!("{}, line {}: {error}", path.display(), number + 1);
+                return Err(io::Error::new(io::ErrorKind::InvalidData, place));
+            }
+        }
+    }
+    Ok((kept, forwarding))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(number: u8) -> Kept {
+        Kept {
+            vm: VmId::try_from(format!("00112233445566{number:02x}")).unwrap(),
+            name: VmName::try_from("v").unwrap(),
+            store: StoreTag::try_from("0".repeat(16)).unwrap(),
+            uid: 7,
+            address: Ipv4Addr::new(10, 0, 0, number),
+            nat: false,
+            group: None,
+            reserved_ms: 1,
+        }
+    }
+
+    #[test]
+    fn what_was_appended_is_there_after_a_restart_and_a_torn_line_is_not() {
+        let base = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(base.path()).unwrap();
+        for number in 1..4 {
+            journal.set(kept(number)).unwrap();
+        }
+        journal.drop(&kept(2).vm).unwrap();
+        journal.set_forwarding(true).unwrap();
+        let path = base.path().join(FILE);
+        let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+        file.write_all(b"{\"set\":{\"vm\":\"00").unwrap();
+        let mut journal = Journal::open(base.path()).unwrap();
+        let addresses: Vec<u8> = journal
+            .kept()
+            .values()
+            .map(|k| k.address.octets()[3])
+            .collect();
+        assert_eq!((addresses, journal.forwarding()), (vec![1, 3], true));
+        journal.drop(&kept(1).vm).unwrap();
+        assert_eq!(Journal::open(base.path()).unwrap().kept().len(), 1);
+    }
+
+    #[test]
+    fn a_file_of_somebody_else_is_not_touched() {
+        let base = tempfile::tempdir().unwrap();
+        fs::write(base.path().join(FILE), "hello\nworld\n").unwrap();
+        let error = Journal::open(base.path()).unwrap_err().to_string();
+        assert!(error.contains("journal, line 1"), "{error}");
+        assert_eq!(fs::read(base.path().join(FILE)).unwrap(), b"hello\nworld\n");
+    }
+}

@@ -1,0 +1,326 @@
+//! The state of the network: what the journal says, what the kernel has, and how the two are kept equal.
+//! One request at a time has it.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::Ipv4Addr;
+
+use banger_proto::{Code, InterfaceName, NetworkStatus, Refusal, Reservation, VmId};
+
+use crate::journal::{Journal, Kept};
+use crate::links::{Link, Links, Owner};
+use crate::nft::{Nft, Tables};
+use crate::options::Limits;
+use crate::pool::{Pool, mac};
+use crate::{PROGRAM, audit, forwarding, names, rules};
+
+pub(crate) struct Network {
+    pub(crate) bridge: InterfaceName,
+    pub(crate) pool: Pool,
+    pub(crate) limits: Limits,
+    pub(crate) journal: Journal,
+    pub(crate) links: Links,
+    pub(crate) nft: Nft,
+    /// VMs whose interface is there, as the kernel said last.
+    pub(crate) attached: HashSet<VmId>,
+    /// The address that was given last.
+    pub(crate) last: Option<Ipv4Addr>,
+    /// The rules were loaded by this process; later they change by elements only.
+    loaded: bool,
+}
+
+impl Network {
+    pub(crate) fn new(
+        bridge: InterfaceName,
+        pool: Pool,
+        limits: Limits,
+        journal: Journal,
+        links: Links,
+        nft: Nft,
+    ) -> Self {
+        let latest = journal.kept().values().max_by_key(|kept| kept.reserved_ms);
+        Network {
+            last: latest.map(|kept| kept.address),
+            bridge,
+            pool,
+            limits,
+            journal,
+            links,
+            nft,
+            attached: HashSet::new(),
+            loaded: false,
+        }
+    }
+
+    /// After a start: the interfaces that are there are known again, and the rules of a bridge that is
+    /// there are what the journal says.
+    pub(crate) async fn recover(&mut self) -> Result<(), Refusal> {
+        self.look().await?;
+        if self.bridge_link().await?.is_some() {
+            self.ensure().await?;
+        }
+        self.write_names()
+    }
+
+    /// Asks the kernel which interfaces of VMs are there. Returns those that no reservation has.
+    pub(crate) async fn look(&mut self) -> Result<Vec<Link>, Refusal> {
+        let ours = self.links.ours().await.map_err(failed("list interfaces"))?;
+        let mut orphans = Vec::new();
+        self.attached.clear();
+        for link in ours {
+            match &link.owner {
+                Owner::Vm(vm) if self.journal.get(vm).is_some() => {
+                    self.attached.insert(vm.clone());
+                }
+                Owner::Vm(_) => orphans.push(link),
+                Owner::Bridge | Owner::Other => {}
+            }
+        }
+        Ok(orphans)
+    }
+
+    /// An interface of a VM came or went. Returns whether that is news.
+    pub(crate) async fn look_at(&mut self, name: &str) -> Result<bool, Refusal> {
+        let named = |kept: &&Kept| kept.interface().as_str() == name;
+        let Some(kept) = self.journal.kept().values().find(named) else {
+            return Ok(false);
+        };
+        let (vm, interface) = (kept.vm.clone(), kept.interface());
+        let link = self.links.find(&interface).await;
+        let link = link.map_err(failed(format!("look at {interface}")))?;
+        let there = link.is_some_and(|link| link.owner == Owner::Vm(vm.clone()));
+        Ok(if there {
+            self.attached.insert(vm)
+        } else {
+            self.attached.remove(&vm)
+        })
+    }
+
+    /// The bridge, if it is there and ours.
+    pub(crate) async fn bridge_link(&self) -> Result<Option<Link>, Refusal> {
+        let bridge = &self.bridge;
+        let link = self.links.find(bridge).await;
+        match link.map_err(failed(format!("look at {bridge}")))? {
+            Some(link) if link.owner != Owner::Bridge => Err(not_ours(
+                format!("there is an interface {bridge} that banger-netd did not make"),
+                format!("ip link show {bridge}   (or choose another name with --bridge)"),
+            )),
+            link => Ok(link),
+        }
+    }
+
+    /// The next [`Network::ensure`] loads the rules, whether it did before or not.
+    pub(crate) fn distrust(&mut self) {
+        self.loaded = false;
+    }
+
+    pub(crate) async fn bridge_is_ours(&self) -> Result<bool, Refusal> {
+        let link = self.links.find(&self.bridge).await;
+        let link = link.map_err(failed(format!("look at {}", self.bridge)))?;
+        Ok(link.is_some_and(|link| link.owner == Owner::Bridge))
+    }
+
+    /// Bridge and rules are there. Returns the bridge and whether something was made.
+    pub(crate) async fn ensure(&mut self) -> Result<(Link, bool), Refusal> {
+        let bridge = self.bridge_link().await?;
+        if let Some(bridge) = &bridge
+            && self.loaded
+        {
+            return Ok((bridge.clone(), false));
+        }
+        let tables = self.tables().await?;
+        if bridge.is_none() {
+            self.refuse_overlap().await?;
+        }
+        self.load().await?;
+        let made = match &bridge {
+            Some(_) => Ok(()),
+            None => self.links.add_bridge(&self.bridge, self.pool).await,
+        };
+        let made = match made {
+            Ok(()) => self.forward_if_needed(),
+            Err(error) => Err(failed(format!("make the bridge {}", self.bridge))(error)),
+        };
+        if let Err(refusal) = made {
+            self.undo_ensure(bridge.is_some(), tables).await;
+            return Err(refusal);
+        }
+        let changed = bridge.is_none() || tables == Tables::Absent;
+        match self.bridge_link().await? {
+            Some(bridge) => Ok((bridge, changed)),
+            None => Err(Refusal::new(Code::Failed, "the bridge vanished")),
+        }
+    }
+
+    /// What could not be undone is found again by the next `up`, `down` or `gc`.
+    async fn undo_ensure(&mut self, bridge_was_there: bool, tables: Tables) {
+        if !bridge_was_there && let Ok(Some(bridge)) = self.bridge_link().await {
+            let _ = self.links.delete(&bridge).await;
+        }
+        if tables == Tables::Absent {
+            self.loaded = false;
+            let _ = self.nft.apply(&rules::remove()).await;
+        }
+    }
+
+    async fn tables(&self) -> Result<Tables, Refusal> {
+        match self
+            .nft
+            .tables()
+            .await
+            .map_err(failed("look at the rules"))?
+        {
+            Tables::Foreign(family) => Err(not_ours(
+                format!(
+                    "there is a table `{family} {}` that banger-netd did not make",
+                    rules::TABLE
+                ),
+                format!("nft list table {family} {}", rules::TABLE),
+            )),
+            tables => Ok(tables),
+        }
+    }
+
+    async fn refuse_overlap(&self) -> Result<(), Refusal> {
+        let overlap = self.links.overlap(self.pool).await;
+        match overlap.map_err(failed("list routes"))? {
+            None => Ok(()),
+            Some(route) => Err(Refusal::new(
+                Code::Overlap,
+                format!("the pool {} overlaps with the route to {route}", self.pool),
+            )
+            .hint("choose a network that nobody here uses: banger-netd --pool 10.99.0.0/16")),
+        }
+    }
+
+    /// The rules as the journal says, in one transaction.
+    async fn load(&mut self) -> Result<(), Refusal> {
+        let text = rules::whole(&self.bridge, self.pool, self.journal.kept().values());
+        self.nft
+            .apply(&text)
+            .await
+            .map_err(failed("load the rules"))?;
+        self.loaded = true;
+        Ok(())
+    }
+
+    /// Changes elements. When that fails, somebody may have removed our tables: they are loaded whole.
+    pub(crate) async fn apply(&mut self, text: &str) -> Result<(), Refusal> {
+        if !self.bridge_is_ours().await? {
+            // Loaded from the journal when the bridge is made.
+            return Ok(());
+        }
+        if self.loaded && self.nft.apply(text).await.is_ok() {
+            return Ok(());
+        }
+        self.loaded = false;
+        self.tables().await?;
+        self.load().await
+    }
+
+    /// The first VM that may go out switches forwarding on; noted before it is done.
+    pub(crate) fn forward_if_needed(&mut self) -> Result<(), Refusal> {
+        let wanted = self.journal.kept().values().any(|kept| kept.nat);
+        let failed = failed("switch ip_forward");
+        if !wanted || forwarding::is_on().unwrap_or(false) {
+            return Ok(());
+        }
+        self.journal
+            .set_forwarding(true)
+            .and_then(|()| forwarding::switch(true))
+            .map_err(failed)
+    }
+
+    /// Takes all away but reservations.
+    pub(crate) async fn take_down(&mut self) -> Result<bool, Refusal> {
+        let bridge = self.bridge_link().await?;
+        let tables = self.tables().await?;
+        if let Some(bridge) = &bridge {
+            let deleted = self.links.delete(bridge).await;
+            deleted.map_err(failed(format!("remove {}", self.bridge)))?;
+        }
+        if tables == Tables::Ours {
+            let removed = self.nft.apply(&rules::remove()).await;
+            removed.map_err(failed("remove the rules"))?;
+        }
+        self.loaded = false;
+        if self.journal.forwarding() {
+            forwarding::switch(false)
+                .and_then(|()| self.journal.set_forwarding(false))
+                .map_err(failed("switch ip_forward back"))?;
+        }
+        Ok(bridge.is_some() || tables == Tables::Ours)
+    }
+
+    pub(crate) fn write_names(&self) -> Result<(), Refusal> {
+        names::write(&self.journal, &self.attached, &self.bridge, self.pool)
+            .map_err(failed("write names.json"))
+    }
+
+    /// After what cannot be taken back. The next change writes them again.
+    pub(crate) fn write_names_or_note(&self) {
+        if let Err(refusal) = self.write_names() {
+            audit::note(&refusal.message);
+        }
+    }
+
+    /// Asks the kernel for everything.
+    pub(crate) async fn status(&self) -> Result<NetworkStatus, Refusal> {
+        let tables = self.nft.tables().await;
+        let tables = tables.map_err(failed("look at the rules"))?;
+        self.status_when(self.bridge_is_ours().await? && tables == Tables::Ours)
+    }
+
+    /// The same for who knows whether it is up.
+    pub(crate) fn status_when(&self, up: bool) -> Result<NetworkStatus, Refusal> {
+        let reserved = u32::try_from(self.journal.kept().len()).unwrap_or(u32::MAX);
+        Ok(NetworkStatus {
+            bridge: self.bridge.clone(),
+            up,
+            gateway: self.pool.gateway(),
+            prefix: self.pool.prefix(),
+            reserved,
+            free: self.pool.size().saturating_sub(reserved),
+            attached: u32::try_from(self.attached.len()).unwrap_or(u32::MAX),
+            forwarding: forwarding::is_on().map_err(failed("read ip_forward"))?,
+            forwarding_is_ours: self.journal.forwarding(),
+            program: PROGRAM.to_owned(),
+        })
+    }
+
+    pub(crate) fn reservation(&self, kept: &Kept) -> Reservation {
+        Reservation {
+            vm: kept.vm.clone(),
+            name: kept.name.clone(),
+            store: kept.store.clone(),
+            uid: kept.uid,
+            address: kept.address,
+            prefix: self.pool.prefix(),
+            gateway: self.pool.gateway(),
+            mac: mac(kept.address),
+            interface: kept.interface(),
+            attached: self.attached.contains(&kept.vm),
+            nat: kept.nat,
+            group: kept.group.as_ref().map(|group| group.name.clone()),
+            reserved_ms: kept.reserved_ms,
+        }
+    }
+}
+
+/// For `map_err`: what was tried.
+pub(crate) fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> Refusal {
+    let what = what.into();
+    move |error| {
+        let refusal = Refusal::new(Code::Failed, format!("cannot {what}: {error}"));
+        match error.kind() {
+            io::ErrorKind::NotFound if error.to_string().contains("nftables") => {
+                refusal.hint("sudo apt-get install nftables   (NixOS: networking.nftables)")
+            }
+            _ => refusal.hint("journalctl -u banger-netd   (or its standard error)"),
+        }
+    }
+}
+
+fn not_ours(message: String, hint: String) -> Refusal {
+    Refusal::new(Code::NotOurs, message).hint(hint)
+}

@@ -1,0 +1,153 @@
+//! The rules, as text for nft(8), made from validated types only.
+//!
+//! Rules never change: what changes is elements of sets and maps, so a change costs the same whether
+//! there are ten VMs or thousands. Two tables, because only the bridge family sees what guests say to
+//! each other, and only inet sees what they say to the host and to the world.
+
+use std::fmt::Write;
+
+use banger_proto::{InterfaceName, TAP_PREFIX};
+
+use crate::journal::Kept;
+use crate::pool::{Pool, mac};
+
+/// Both tables.
+pub(crate) const TABLE: &str = "banger";
+
+/// A set without elements in each table; a table without it is somebody else's.
+pub(crate) const OWNER: &str = "banger_netd";
+
+/// The families of the tables.
+pub(crate) const FAMILIES: [&str; 2] = ["bridge", "inet"];
+
+/// Marks of packets within a group begin with this byte; the rest is the group's number.
+const MARK: u32 = 0xb600_0000;
+
+/// Both tables anew, in one transaction: what was there is replaced without a gap.
+pub(crate) fn whole<'a>(
+    bridge: &InterfaceName,
+    pool: Pool,
+    kept: impl Iterator<Item = &'a Kept>,
+) -> String {
+    let gateway = pool.gateway();
+    let mut text = remove();
+    // Guests speak IPv4 and ARP with their own addresses; nothing else passes, no VLAN and no IPv6.
+    // The host's own table of neighbours is safe from them, as ARP is checked inside and outside.
+    // Both chains are before priority 0: there br_netfilter takes frames out, and goes on behind it.
+    let _ = write!(
+        text,
+        "table bridge {TABLE} {{
+  set {OWNER} {{ type mark; }}
+  set source {{ type ifname . ether_addr . ipv4_addr; }}
+  map group {{ type ifname : mark; }}
+  set member {{ type ifname . mark; }}
+  chain spoofing {{
+    type filter hook prerouting priority -300; policy accept;
+    iifname != \"{TAP_PREFIX}*\" accept
+    meta mark set 0x0
+    iifname . arp saddr ether . arp saddr ip @source iifname . ether saddr . arp saddr ip @source accept
+    iifname . ether saddr . ip saddr @source accept
+    drop
+  }}
+  chain between {{
+    type filter hook forward priority -200; policy accept;
+    iifname \"{TAP_PREFIX}*\" jump guests
+    oifname \"{TAP_PREFIX}*\" jump guests
+  }}
+  chain guests {{
+    meta mark set iifname map @group
+    oifname . meta mark @member accept
+    drop
+  }}
+}}
+"
+    );
+    // With br_netfilter, what passes within a group is seen here again, with its mark; what a guest
+    // sends to another one by way of the host has none.
+    let _ = write!(
+        text,
+        "table inet {TABLE} {{
+  set {OWNER} {{ type mark; }}
+  set nat {{ type ipv4_addr; }}
+  chain host {{
+    type filter hook input priority filter; policy accept;
+    iifname != \"{bridge}\" accept
+    ct state established,related accept
+    ip daddr {gateway} meta l4proto . th dport {{ tcp . 53, udp . 53 }} accept
+    ip daddr {gateway} icmp type echo-request accept
+    drop
+  }}
+  chain through {{
+    type filter hook forward priority filter; policy accept;
+    iifname \"{bridge}\" oifname \"{bridge}\" meta mark and 0xff000000 == {MARK:#x} accept
+    iifname \"{bridge}\" oifname \"{bridge}\" drop
+    iifname \"{bridge}\" ip saddr @nat accept
+    iifname \"{bridge}\" drop
+    oifname \"{bridge}\" ct state established,related accept
+    oifname \"{bridge}\" drop
+  }}
+  chain leave {{
+    type nat hook postrouting priority srcnat; policy accept;
+    oifname != \"{bridge}\" ip saddr @nat masquerade
+  }}
+}}
+"
+    );
+    for kept in kept {
+        text += &present(kept);
+    }
+    text
+}
+
+/// Takes both tables away, whether they are there or not.
+pub(crate) fn remove() -> String {
+    FAMILIES
+        .map(|family| format!("add table {family} {TABLE}\ndelete table {family} {TABLE}\n"))
+        .concat()
+}
+
+/// What a VM has in the sets; again is as good as once.
+pub(crate) fn present(kept: &Kept) -> String {
+    let mut text = format!("add element {}\n", source(kept));
+    if kept.nat {
+        text += &format!("add element {}\n", nat(kept));
+    }
+    if let Some((group, member)) = group(kept) {
+        text += &format!("add element {group}\nadd element {member}\n");
+    }
+    text
+}
+
+/// Takes a VM out of all sets. What is not there is added first, as only what is there can be deleted.
+pub(crate) fn absent(kept: &Kept) -> String {
+    let mut text = String::new();
+    let (group, member) = group(kept).unzip();
+    for element in [Some(source(kept)), Some(nat(kept)), group, member] {
+        text.extend(element.map(|e| format!("add element {e}\ndelete element {e}\n")));
+    }
+    text
+}
+
+/// From one state of a VM to another.
+pub(crate) fn change(before: &Kept, after: &Kept) -> String {
+    absent(before) + &present(after)
+}
+
+fn source(kept: &Kept) -> String {
+    let (interface, address) = (kept.interface(), kept.address);
+    let mac = mac(address);
+    format!("bridge {TABLE} source {{ \"{interface}\" . {mac} . {address} }}")
+}
+
+fn nat(kept: &Kept) -> String {
+    format!("inet {TABLE} nat {{ {} }}", kept.address)
+}
+
+fn group(kept: &Kept) -> Option<(String, String)> {
+    let mark = MARK | u32::from(kept.group.as_ref()?.number);
+    let interface = kept.interface();
+    Some((
+        format!("bridge {TABLE} group {{ \"{interface}\" : {mark:#x} }}"),
+        format!("bridge {TABLE} member {{ \"{interface}\" . {mark:#x} }}"),
+    ))
+}

@@ -1,0 +1,176 @@
+//! Connections, side by side; requests, one after the other.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use banger_proto::{Code, Refusal, TAP_PREFIX};
+use futures_util::StreamExt;
+use rtnetlink::packet_core::NetlinkPayload;
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::link::LinkMessage;
+use tokio::net::UnixStream;
+use tokio::sync::Mutex;
+use tokio::task::spawn_local;
+
+use crate::connection::Connection;
+use crate::network::Network;
+use crate::options::Options;
+use crate::peer::Peer;
+use crate::{audit, links, operations};
+
+const BREATH: Duration = Duration::from_millis(100);
+
+/// What connections share. All run in one thread.
+pub(crate) struct Server {
+    pub(crate) options: Options,
+    /// Whoever has it performs a request; the others wait in the order in which they came.
+    pub(crate) network: Mutex<Network>,
+    connections: RefCell<HashMap<u32, usize>>,
+}
+
+/// One of a user's connections; gives its place back when dropped.
+struct Place {
+    server: Rc<Server>,
+    uid: u32,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(count) = self.server.connections.borrow_mut().get_mut(&self.uid) {
+            *count -= 1;
+        }
+    }
+}
+
+impl Server {
+    pub(crate) fn new(options: Options, network: Network) -> Rc<Server> {
+        Rc::new(Server {
+            options,
+            network: Mutex::new(network),
+            connections: RefCell::default(),
+        })
+    }
+
+    fn place(self: &Rc<Self>, peer: &Peer) -> Result<Place, Refusal> {
+        if !peer.is_allowed(&self.options) {
+            let message = format!("uid {} may not use banger-netd", peer.uid);
+            return Err(Refusal::new(Code::Denied, message)
+                .hint("sudo usermod --append --groups banger $USER   (then log in again)"));
+        }
+        let mut connections = self.connections.borrow_mut();
+        let count = connections.entry(peer.uid).or_default();
+        let limit = self.options.limits.connections;
+        if *count >= limit && !peer.is_root() {
+            let message = format!("you have {limit} connections, which is the limit for one user");
+            return Err(Refusal::new(Code::Exhausted, message).hint("try again"));
+        }
+        *count += 1;
+        Ok(Place {
+            server: self.clone(),
+            uid: peer.uid,
+        })
+    }
+}
+
+/// Accepts for ever.
+pub(crate) async fn accept(server: Rc<Server>, listener: UnixListener) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::UnixListener::from_std(listener)?;
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                spawn_local(converse(server.clone(), stream, false));
+            }
+            Err(error) => {
+                audit::note(&format!("accept: {error}"));
+                // Out of descriptors: the kernel does not tell when there are some again.
+                tokio::time::sleep(BREATH).await;
+            }
+        }
+    }
+}
+
+/// Serves one connection to its end.
+pub(crate) async fn converse(server: Rc<Server>, stream: UnixStream, patient: bool) {
+    let peer = match Peer::of(&stream) {
+        Ok(peer) => peer,
+        Err(error) => return audit::note(&format!("a caller without credentials: {error}")),
+    };
+    let limits = server.options.limits.clone();
+    let mut connection = Connection::new(stream, limits, patient);
+    let place = server.place(&peer);
+    let refused = place.as_ref().err();
+    if let Some(refusal) = refused {
+        audit::connection(&peer, refusal);
+    }
+    let greeted = connection.greet(refused.map_or(Ok(()), Err)).await;
+    let served = match (greeted, place) {
+        (Ok(()), Ok(_place)) => requests(&server, &peer, &mut connection).await,
+        (Ok(()), Err(_)) => return,
+        (Err(refusal), _) => Err(refusal),
+    };
+    if let Err(refusal) = served {
+        audit::connection(&peer, &refusal);
+        // Whoever sent nonsense may not read either.
+        let _ = connection.answer(&Err(refusal), None).await;
+    }
+}
+
+async fn requests(
+    server: &Server,
+    peer: &Peer,
+    connection: &mut Connection,
+) -> Result<(), Refusal> {
+    while let Some(request) = connection.request().await? {
+        let start = Instant::now();
+        let outcome = {
+            let mut network = server.network.lock().await;
+            operations::perform(&mut network, peer, &request).await
+        };
+        let changed = outcome.as_ref().map(|(response, _)| response.changed);
+        audit::request(peer, &request, changed, start.elapsed());
+        let (answer, descriptor) = match outcome {
+            Ok((response, descriptor)) => (Ok(response), descriptor),
+            Err(refusal) => (Err(refusal), None),
+        };
+        connection.answer(&answer, descriptor).await?;
+    }
+    Ok(())
+}
+
+/// Hears of interfaces that come and go, so that names follow a VM that ended by itself.
+pub(crate) async fn watch(server: Rc<Server>) -> io::Result<()> {
+    let groups = [rtnetlink::MulticastGroup::Link];
+    let (connection, _handle, mut messages) = rtnetlink::new_multicast_connection(&groups)?;
+    spawn_local(connection);
+    while let Some((message, _)) = messages.next().await {
+        let Some(name) = tap_name(message.payload) else {
+            continue;
+        };
+        let mut network = server.network.lock().await;
+        let written = match network.look_at(&name).await {
+            Ok(false) => Ok(()),
+            Ok(true) => network.write_names(),
+            Err(refusal) => Err(refusal),
+        };
+        if let Err(refusal) = written {
+            audit::note(&refusal.message);
+        }
+    }
+    Err(io::Error::other("the kernel tells of interfaces no more"))
+}
+
+fn tap_name(payload: NetlinkPayload<RouteNetlinkMessage>) -> Option<String> {
+    let message: LinkMessage = match payload {
+        NetlinkPayload::InnerMessage(
+            RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link),
+        ) => link,
+        _ => return None,
+    };
+    let name = links::link(&message).name;
+    name.starts_with(TAP_PREFIX).then_some(name)
+}

@@ -1,0 +1,25 @@
+//! What `banger-netd` and its callers say to each other.
+//!
+//! Sans-IO: bytes in, values out. Both sides distrust each other, so every decoder has a limit, every
+//! name has one door, and an unknown field is an error. A connection begins with [`Hello`] both ways.
+
+mod frame;
+mod message;
+mod name;
+mod name_record;
+
+pub use frame::{Decoder, FrameError, MAX_REPLY, MAX_REQUEST, decode, encode};
+pub use message::{
+    Answer, Code, Hello, NetworkStatus, Refusal, Reply, Request, Reservation, Response,
+};
+pub use name::{GroupName, InterfaceName, Mac, NameError, StoreTag, VmId, VmName};
+pub use name_record::{NAMES_SCHEMA, NameRecord, NamesFile};
+
+/// Version of the protocol; raised on an incompatible change.
+pub const PROTOCOL: u16 = 1;
+
+/// Where the daemon listens, unless it is told otherwise.
+pub const SOCKET: &str = "/run/banger/netd.sock";
+
+/// What the daemon's interfaces for VMs begin with; the rest is the beginning of the VM's id.
+pub const TAP_PREFIX: &str = "bgt";

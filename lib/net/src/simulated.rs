@@ -1,0 +1,247 @@
+//! The same operations in memory: what a caller can expect, without a kernel.
+
+use std::collections::BTreeMap;
+use std::io::PipeReader;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, OwnedFd};
+
+use banger_proto::{
+    Code, InterfaceName, Mac, NetworkStatus, Refusal, Reply, Request, Reservation, Response,
+    StoreTag, VmId, VmName,
+};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::{NetError, PrivilegedOps};
+
+/// A network with a handful of addresses, for one caller.
+#[derive(Debug)]
+pub struct Simulated {
+    uid: u32,
+    up: bool,
+    forwarding: bool,
+    reserved: BTreeMap<VmId, Reservation>,
+    /// Hang up when the last copy of the other side is closed, as a tap vanishes.
+    taps: BTreeMap<VmId, PipeReader>,
+    clock: u64,
+}
+
+const POOL: [u8; 3] = [10, 83, 0];
+const SIZE: u8 = 13;
+
+impl Simulated {
+    /// Nothing is there.
+    pub fn new(uid: u32) -> Self {
+        Simulated {
+            uid,
+            up: false,
+            forwarding: false,
+            reserved: BTreeMap::new(),
+            taps: BTreeMap::new(),
+            clock: 1,
+        }
+    }
+
+    fn look(&mut self) {
+        self.taps.retain(|_, tap| {
+            let mut polled = [PollFd::new(tap.as_fd(), PollFlags::POLLIN)];
+            let hung_up = |fd: &PollFd<'_>| {
+                fd.revents()
+                    .is_some_and(|events| events.contains(PollFlags::POLLHUP))
+            };
+            poll(&mut polled, PollTimeout::ZERO).is_ok() && !hung_up(&polled[0])
+        });
+        for reservation in self.reserved.values_mut() {
+            reservation.attached = self.taps.contains_key(&reservation.vm);
+        }
+    }
+
+    fn shown(&self) -> Reply {
+        let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+        Reply::Network(NetworkStatus {
+            bridge: InterfaceName::try_from("banger0").expect("the name is one"),
+            up: self.up,
+            gateway: address(1),
+            prefix: 28,
+            reserved: count(self.reserved.len()),
+            free: u32::from(SIZE) - count(self.reserved.len()),
+            attached: count(self.taps.len()),
+            forwarding: self.forwarding,
+            forwarding_is_ours: self.forwarding,
+            program: "a simulation".into(),
+        })
+    }
+
+    fn owned(&mut self, vm: &VmId) -> Result<&mut Reservation, Refusal> {
+        self.reserved
+            .get_mut(vm)
+            .ok_or_else(|| Refusal::new(Code::NotFound, format!("no reservation for {vm}")))
+    }
+
+    fn find_or_reserve(
+        &mut self,
+        vm: &VmId,
+        name: &VmName,
+        store: &StoreTag,
+    ) -> Result<Response, Refusal> {
+        if !self.reserved.contains_key(vm) {
+            let taken = |a: &Ipv4Addr| self.reserved.values().any(|r| r.address == *a);
+            let free = (2..2 + SIZE).map(address).find(|a| !taken(a));
+            let address =
+                free.ok_or_else(|| Refusal::new(Code::Exhausted, "no address is free"))?;
+            let [a, b, c, d] = address.octets();
+            let reservation = Reservation {
+                vm: vm.clone(),
+                name: name.clone(),
+                store: store.clone(),
+                uid: self.uid,
+                address,
+                prefix: 28,
+                gateway: self::address(1),
+                mac: Mac([0x52, 0x54, a, b, c, d]),
+                interface: InterfaceName::of_vm(vm),
+                attached: false,
+                nat: false,
+                group: None,
+                reserved_ms: self.clock,
+            };
+            self.reserved.insert(vm.clone(), reservation.clone());
+            return Ok(one(true, reservation));
+        }
+        let reservation = self.owned(vm)?;
+        let changed = reservation.name != *name || reservation.store != *store;
+        reservation.name = name.clone();
+        reservation.store = store.clone();
+        Ok(one(changed, reservation.clone()))
+    }
+
+    fn make_tap(&mut self, vm: &VmId) -> Result<(Response, OwnedFd), Refusal> {
+        if self.owned(vm)?.attached {
+            return Err(Refusal::new(
+                Code::Busy,
+                format!("{vm} is attached already"),
+            ));
+        }
+        let (theirs, ours) =
+            std::io::pipe().map_err(|error| Refusal::new(Code::Failed, error.to_string()))?;
+        self.up = true;
+        self.taps.insert(vm.clone(), theirs);
+        let reservation = self.owned(vm)?;
+        reservation.attached = true;
+        Ok((one(true, reservation.clone()), ours.into()))
+    }
+
+    fn give_back(&mut self, store: &StoreTag, keep: &[VmId], min_age_s: u64) -> Response {
+        let lost = |r: &Reservation| {
+            r.store == *store && !keep.contains(&r.vm) && !r.attached && min_age_s == 0
+        };
+        let list: Vec<_> = self
+            .reserved
+            .values()
+            .filter(|r| lost(r))
+            .cloned()
+            .collect();
+        for reservation in &list {
+            self.reserved.remove(&reservation.vm);
+        }
+        Response {
+            changed: !list.is_empty(),
+            reply: Reply::Reservations(list),
+        }
+    }
+
+    fn perform(&mut self, request: &Request) -> Result<(Response, Option<OwnedFd>), Refusal> {
+        self.look();
+        self.clock += 1;
+        let response = match request {
+            Request::Up {} => {
+                let changed = !std::mem::replace(&mut self.up, true);
+                self.forwarding |= self.reserved.values().any(|r| r.nat);
+                Response {
+                    changed,
+                    reply: self.shown(),
+                }
+            }
+            Request::Down {} if !self.taps.is_empty() => {
+                return Err(Refusal::new(Code::Busy, "VMs are attached"));
+            }
+            Request::Down {} => {
+                let changed = std::mem::replace(&mut self.up, false);
+                self.forwarding = false;
+                Response {
+                    changed,
+                    reply: self.shown(),
+                }
+            }
+            Request::Status {} => Response {
+                changed: false,
+                reply: self.shown(),
+            },
+            Request::List {} => {
+                let mut list: Vec<_> = self.reserved.values().cloned().collect();
+                list.sort_by_key(|reservation| reservation.address);
+                Response {
+                    changed: false,
+                    reply: Reply::Reservations(list),
+                }
+            }
+            Request::Reserve { vm, name, store } => self.find_or_reserve(vm, name, store)?,
+            Request::Attach { vm } => {
+                let (response, tap) = self.make_tap(vm)?;
+                return Ok((response, Some(tap)));
+            }
+            Request::Detach { vm } => {
+                let reservation = self.owned(vm)?;
+                let changed = std::mem::replace(&mut reservation.attached, false);
+                let response = one(changed, reservation.clone());
+                self.taps.remove(vm);
+                response
+            }
+            Request::Release { vm } => {
+                self.taps.remove(vm);
+                let reservation = self.reserved.remove(vm);
+                Response {
+                    changed: reservation.is_some(),
+                    reply: Reply::Reservation(reservation),
+                }
+            }
+            Request::Nat { vm, enabled } => {
+                let up = self.up;
+                let reservation = self.owned(vm)?;
+                let changed = std::mem::replace(&mut reservation.nat, *enabled) != *enabled;
+                let response = one(changed, reservation.clone());
+                self.forwarding |= up && *enabled;
+                response
+            }
+            Request::Group { vm, group } => {
+                let reservation = self.owned(vm)?;
+                let changed = reservation.group != *group;
+                reservation.group.clone_from(group);
+                one(changed, reservation.clone())
+            }
+            Request::Gc {
+                store,
+                keep,
+                min_age_s,
+            } => self.give_back(store, keep, *min_age_s),
+        };
+        Ok((response, None))
+    }
+}
+
+impl PrivilegedOps for Simulated {
+    fn call(&mut self, request: &Request) -> Result<(Response, Option<OwnedFd>), NetError> {
+        Ok(self.perform(request)?)
+    }
+}
+
+fn address(number: u8) -> Ipv4Addr {
+    let [a, b, c] = POOL;
+    Ipv4Addr::new(a, b, c, number)
+}
+
+fn one(changed: bool, reservation: Reservation) -> Response {
+    Response {
+        changed,
+        reply: Reply::Reservation(Some(reservation)),
+    }
+}
