@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::{Compression, Image, Layer, Sandbox};
+use crate::{Compression, Entry, Image, Layer, Sandbox};
 
 /// Directories of the executables under test and of the fixtures.
 #[derive(Debug, Clone)]
@@ -92,18 +92,40 @@ impl Fixtures {
         )
     }
 
+    /// As [`Fixtures::base_layer`], with systemd as init and with Docker.
+    pub fn system_layer(&self) -> (PathBuf, PathBuf) {
+        (
+            self.directory.join("system.tar.gz"),
+            self.directory.join("system.diff-id"),
+        )
+    }
+
     /// Debian's minimal system as an image.
     ///
     /// # Errors
     /// When `cargo xtask` has not made it.
     pub fn debian(&self) -> io::Result<Image> {
-        let (blob, diff_id) = self.base_layer();
-        let layer = Layer {
-            blob: fs::read(blob)?,
-            diff_id: fs::read_to_string(diff_id)?.trim().to_owned(),
-            media_type: "application/vnd.oci.image.layer.v1.tar+gzip",
-        };
-        Ok(Image::new(vec![layer]))
+        image_of(self.base_layer())
+    }
+
+    /// Debian with systemd, which does not start Docker by itself.
+    ///
+    /// # Errors
+    /// When `cargo xtask` has not made it.
+    pub fn system(&self) -> io::Result<Image> {
+        let wanted = "etc/systemd/system/multi-user.target.wants";
+        let sockets = "etc/systemd/system/sockets.target.wants";
+        // Whiteouts (image-spec, layer.md): in emulation each takes seconds of every boot.
+        let hidden = [
+            format!("{wanted}/.wh.docker.service"),
+            format!("{wanted}/.wh.containerd.service"),
+            format!("{sockets}/.wh.docker.socket"),
+        ];
+        let hidden = hidden.map(|path| Entry::File(path, 0o644, Vec::new()));
+        let mut image =
+            image_of(self.system_layer())?.with(Layer::new(&hidden, Compression::Gzip)?);
+        image.config = serde_json::json!({"Cmd": ["/bin/bash"]});
+        Ok(image)
     }
 
     /// A scratch directory on the file system of the fixtures, so that files can be linked.
@@ -119,40 +141,67 @@ impl Fixtures {
 
     /// A store with the kernel and the image `busybox`, made once per build of the executables.
     pub(crate) fn prepared_store(&self) -> io::Result<PathBuf> {
-        let lock = File::create(self.directory.join("prepared.lock"))?;
+        self.prepared("prepared", &[self.kernel_package()], |store| {
+            let sandbox = Sandbox::empty();
+            let kernel = self.kernel_package();
+            sandbox
+                .sh(&format!("banger-image kernel import {}", kernel.display()))
+                .ok();
+            let archive = sandbox.path("busybox.tar");
+            Image::busybox()?.write_archive(&archive, "busybox:latest")?;
+            sandbox
+                .sh(&format!("banger-image import {}", archive.display()))
+                .ok();
+            fs::rename(sandbox.store(), store)
+        })
+    }
+
+    /// The same with the image `system`, too.
+    pub(crate) fn prepared_system_store(&self) -> io::Result<PathBuf> {
+        let (blob, _) = self.system_layer();
+        self.prepared("prepared-system", &[self.kernel_package(), blob], |store| {
+            let sandbox = Sandbox::prepared();
+            let archive = sandbox.path("system.tar");
+            self.system()?.write_archive(&archive, "system:latest")?;
+            sandbox
+                .sh(&format!("banger-image import {}", archive.display()))
+                .ok();
+            // The blobs are not needed again, and large.
+            fs::remove_dir_all(sandbox.store().join("blobs"))?;
+            fs::rename(sandbox.store(), store)
+        })
+    }
+
+    fn prepared(
+        &self,
+        name: &str,
+        made_of: &[PathBuf],
+        make: impl FnOnce(&Path) -> io::Result<()>,
+    ) -> io::Result<PathBuf> {
+        let lock = File::create(self.directory.join(format!("{name}.lock")))?;
         lock.lock()?;
-        let store = self.directory.join("prepared");
-        let stamp = self.directory.join("prepared.stamp");
-        let build = self.build_stamp()?;
+        let store = self.directory.join(name);
+        let stamp = self.directory.join(format!("{name}.stamp"));
+        let build = self.build_stamp(made_of)?;
         if fs::read_to_string(&stamp).is_ok_and(|made| made == build) {
             return Ok(store);
         }
         // Missing before the first run.
         let _ = fs::remove_file(&stamp);
         let _ = fs::remove_dir_all(&store);
-        let sandbox = Sandbox::empty();
-        let kernel = self.kernel_package();
-        sandbox
-            .sh(&format!("banger-image kernel import {}", kernel.display()))
-            .ok();
-        let archive = sandbox.path("busybox.tar");
-        Image::busybox()?.write_archive(&archive, "busybox:latest")?;
-        sandbox
-            .sh(&format!("banger-image import {}", archive.display()))
-            .ok();
-        fs::rename(sandbox.store(), &store)?;
+        make(&store)?;
         fs::write(stamp, build)?;
         Ok(store)
     }
 
-    fn build_stamp(&self) -> io::Result<String> {
+    fn build_stamp(&self, made_of: &[PathBuf]) -> io::Result<String> {
         let mut stamp = String::new();
-        for file in [
+        let programs = [
             self.bin.join("banger-image"),
             self.libexec().join("banger-agent"),
-            self.kernel_package(),
-        ] {
-            let metadata = fs::metadata(&file)?;
+        ];
+        for file in programs.iter().chain(made_of) {
+            let metadata = fs::metadata(file)?;
             stamp += &format!(
                 "{} {} {}.{}\n",
                 file.display(),
@@ -163,6 +212,15 @@ impl Fixtures {
         }
         Ok(stamp)
     }
+}
+
+fn image_of((blob, diff_id): (PathBuf, PathBuf)) -> io::Result<Image> {
+    let layer = Layer {
+        blob: fs::read(blob)?,
+        diff_id: fs::read_to_string(diff_id)?.trim().to_owned(),
+        media_type: "application/vnd.oci.image.layer.v1.tar+gzip",
+    };
+    Ok(Image::new(vec![layer]))
 }
 
 fn variable(name: &str) -> Option<PathBuf> {

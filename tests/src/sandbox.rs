@@ -75,6 +75,21 @@ impl Sandbox {
         sandbox
     }
 
+    /// As [`Sandbox::for_guests`], with the image `system`, too: Debian with systemd and Docker.
+    ///
+    /// # Panics
+    /// When the store cannot be prepared.
+    pub fn with_system() -> Sandbox {
+        let mut sandbox = Sandbox::empty();
+        let prepared = sandbox
+            .fixtures
+            .prepared_system_store()
+            .expect("the store can be prepared");
+        copy_store(&prepared, &sandbox.store()).expect("the store can be copied");
+        sandbox.wait_for_slot();
+        sandbox
+    }
+
     /// As [`Sandbox::empty`], with the right to run guests; waits for it.
     ///
     /// # Panics

@@ -17,7 +17,8 @@ pub(crate) fn prepare(bin: PathBuf) -> Result<Fixtures> {
     kernel(&fixtures, &directory)?;
     registry(&fixtures, &directory)?;
     umoci(&fixtures, &directory)?;
-    base_image(&fixtures, &directory)?;
+    root_file_system(fixtures.base_layer(), &[], &directory)?;
+    root_file_system(fixtures.system_layer(), &SYSTEM, &directory)?;
     Ok(fixtures)
 }
 
@@ -60,20 +61,38 @@ fn umoci(fixtures: &Fixtures, directory: &Path) -> Result<()> {
     Ok(())
 }
 
-fn base_image(fixtures: &Fixtures, directory: &Path) -> Result<()> {
-    let (blob, diff_id) = fixtures.base_layer();
+/// What makes an image of Debian a machine: its init, and Docker with what loads modules for it.
+const SYSTEM: [&str; 3] = ["systemd-sysv", "docker.io", "kmod"];
+/// Nobody reads them in a test.
+const UNREAD: [&str; 3] = ["doc", "man", "locale"];
+
+fn root_file_system(
+    (blob, diff_id): (PathBuf, PathBuf),
+    packages: &[&str],
+    directory: &Path,
+) -> Result<()> {
+    let what = match packages {
+        [] => "the Debian root file system".to_owned(),
+        packages => format!("the Debian root file system with {}", packages.join(", ")),
+    };
     if blob.exists() && diff_id.exists() {
-        println!("   the Debian root file system is there");
+        println!("   {what} is there");
         return Ok(());
     }
-    println!("   making a minimal Debian root file system");
-    let tar = directory.join("debian.tar");
+    println!("   making {what}");
+    let tar = blob.with_extension("").with_extension("tar.new");
     let mut mmdebstrap = Command::new("mmdebstrap");
-    mmdebstrap.args(["--quiet", "--variant=minbase", "--format=tar", &suite()?]);
-    mmdebstrap.arg(&tar).args(sources());
+    mmdebstrap.args(["--quiet", "--variant=minbase", "--format=tar"]);
+    if !packages.is_empty() {
+        mmdebstrap.arg(format!("--include={}", packages.join(",")));
+        let excluded = UNREAD.map(|name| format!("--dpkgopt=path-exclude=/usr/share/{name}/*"));
+        mmdebstrap.args(excluded);
+    }
+    mmdebstrap.arg(suite()?).arg(&tar).args(sources());
     run(&mut mmdebstrap)?;
     let layer = pack(&tar)?;
     fs::remove_file(tar)?;
+    fs::create_dir_all(directory)?;
     fs::write(&blob, &layer.blob)?;
     // Written last: it says that the layer is whole.
     fs::write(diff_id, layer.diff_id)?;

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use clap_complete::engine::ArgValueCompleter;
 use lib_cli::Global;
 use lib_config::Settings;
 use lib_model::{ByteSize, OperationId, Publish, VmName};
-use lib_vm::{Accel, Network};
+use lib_vm::{Accel, DiskKind, InitChoice, Network, ShareRequest, VolumeRequest};
 
 /// Make, run and end microVMs
 #[derive(Debug, Parser)]
@@ -85,6 +86,8 @@ pub(crate) enum Command {
     Prune,
     /// Mend what crashes left; no other command needs it
     Reconcile(ReconcileArgs),
+    /// Manage volumes
+    Volume(VolumeArgs),
     /// Follow what `create --detach` began
     Op(OpArgs),
     #[command(hide = true)]
@@ -132,6 +135,40 @@ pub(crate) struct MachineArgs {
     #[arg(long, value_name = "KIND", value_parser = ["auto", "kvm", "tcg"])]
     pub(crate) accel: Option<String>,
 
+    /// How that disk lies over the image: overlay (joined in the guest), snapshot (one block device, in the
+    /// guest), copy, or qcow2 [default: overlay]
+    #[arg(long, value_name = "KIND", value_parser = ["overlay", "snapshot", "copy", "qcow2"])]
+    pub(crate) disk_kind: Option<String>,
+
+    /// Give the home directory a disk of its own of this size, filled from the image at first
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) work_disk: Option<ByteSize>,
+
+    /// Mount a volume, which outlives VMs; made with 10G when it is missing
+    #[arg(long = "volume", value_name = "NAME:PATH[:ro]", value_parser = volume)]
+    pub(crate) volumes: Vec<VolumeRequest>,
+
+    /// Show a directory of this machine to the guest, read-only unless :rw
+    #[arg(long = "mount", value_name = "HOST:GUEST[:rw]", value_parser = share)]
+    pub(crate) shares: Vec<ShareRequest>,
+
+    /// Of the configuration.
+    #[arg(skip)]
+    pub(crate) mount_roots: Vec<PathBuf>,
+
+    /// Set an environment variable of everything that runs in the VM; NAME alone passes this machine's value on
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub(crate) vm_env: Vec<String>,
+
+    /// Pass this machine's proxy variables on (http_proxy, https_proxy, no_proxy and the like)
+    #[arg(long)]
+    pub(crate) env_proxy: bool,
+
+    /// Process 1: the image's own init (image), another program of it (a path), banger's agent (none), or by
+    /// what the image is made for (auto) [default: auto; for run, none]
+    #[arg(long, value_name = "INIT", value_parser = init)]
+    pub(crate) init: Option<InitChoice>,
+
     /// When to fetch the image from its registry
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = Pull::Missing)]
     pub(crate) pull: Pull,
@@ -164,6 +201,29 @@ impl MachineArgs {
         flags.extend(self.network.iter().map(|mode| format!("--network={mode}")));
         flags.extend(self.nat.then(|| "--nat".to_owned()));
         flags.extend(self.accel.iter().map(|kind| format!("--accel={kind}")));
+        flags.extend(
+            self.disk_kind
+                .iter()
+                .map(|kind| format!("--disk-kind={kind}")),
+        );
+        flags.extend(
+            self.work_disk
+                .iter()
+                .map(|size| format!("--work-disk={}", size.0)),
+        );
+        flags.extend(
+            self.volumes
+                .iter()
+                .map(|volume| format!("--volume={volume}")),
+        );
+        flags.extend(self.shares.iter().map(|share| format!("--mount={share}")));
+        flags.extend(
+            self.vm_env
+                .iter()
+                .map(|variable| format!("--vm-env={variable}")),
+        );
+        flags.extend(self.env_proxy.then(|| "--env-proxy".to_owned()));
+        flags.extend(self.init.iter().map(|init| format!("--init={init}")));
         if let Some(pull) = self.pull.to_possible_value() {
             flags.push(format!("--pull={}", pull.get_name()));
         }
@@ -189,6 +249,7 @@ impl MachineArgs {
         self.network = self.network.or(network);
         let accel = vm.accel.map(|kind| kind.as_str().to_owned());
         self.accel = self.accel.or(accel);
+        self.mount_roots.clone_from(&vm.mount_roots);
         let kernel = config.default.kernel.as_ref().map(ToString::to_string);
         self.kernel = self.kernel.or(kernel);
         self
@@ -196,6 +257,10 @@ impl MachineArgs {
 
     pub(crate) fn network(&self) -> Network {
         parsed(self.network.as_deref())
+    }
+
+    pub(crate) fn disk_kind(&self) -> DiskKind {
+        parsed(self.disk_kind.as_deref())
     }
 
     pub(crate) fn accel(&self) -> Accel {
@@ -226,6 +291,8 @@ is used, or one that is made from the host's own distribution.
 Examples:
   banger-image pull alpine:3.20 | banger-vm create --name dev
   banger-vm create --name big --cpus 4 --memory 8G debian:12
+  banger-vm create --name web nginx:1            runs the image's command, as do its later starts
+  banger-vm create debian:12 -- sleep infinity   runs this instead; its output is in `banger-vm logs`
   banger-vm create --detach debian:12 | banger-vm op wait")]
 pub(crate) struct CreateArgs {
     /// Name, id or registry reference; - reads records from standard input
@@ -246,6 +313,10 @@ pub(crate) struct CreateArgs {
 
     #[command(flatten)]
     pub(crate) machine: MachineArgs,
+
+    /// Command that runs in the VM from each start on; the image's own if not given
+    #[arg(last = true, value_hint = ValueHint::CommandWithArguments)]
+    pub(crate) command: Vec<String>,
 }
 
 /// The process behind `create --detach`.
@@ -311,6 +382,35 @@ pub(crate) struct ReconcileArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct VolumeArgs {
+    #[command(subcommand)]
+    pub(crate) verb: VolumeVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum VolumeVerb {
+    /// Make a volume; one that is there stays as it is
+    Create {
+        /// Name of the volume
+        name: VmName,
+
+        /// Largest size; only what is written takes space
+        #[arg(long, value_name = "SIZE", default_value_t = lib_vm::DEFAULT_VOLUME)]
+        size: ByteSize,
+    },
+    /// List volumes and the VMs that have them
+    #[command(visible_alias = "ls")]
+    List,
+    /// Remove volumes that no VM has
+    #[command(visible_alias = "rm")]
+    Delete {
+        /// Names of volumes
+        #[arg(required = true)]
+        names: Vec<VmName>,
+    },
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct OpArgs {
     #[command(subcommand)]
     pub(crate) verb: OpVerb,
@@ -335,6 +435,21 @@ pub(crate) struct OperationsArgs {
     /// Ids, or names of the VMs being made; - or nothing reads records from standard input
     #[arg(value_name = "OPERATION", add = ArgValueCompleter::new(lib_cli::operations))]
     pub(crate) operations: Vec<String>,
+}
+
+fn volume(text: &str) -> Result<VolumeRequest, String> {
+    text.parse()
+}
+
+/// Relative to where the command was typed, also for a worker.
+fn share(text: &str) -> Result<ShareRequest, String> {
+    let mut share: ShareRequest = text.parse()?;
+    share.source = std::path::absolute(&share.source).map_err(|error| error.to_string())?;
+    Ok(share)
+}
+
+fn init(text: &str) -> Result<InitChoice, String> {
+    text.parse()
 }
 
 /// A number with a unit: `90s`, `30m`, `2h`, `1d`; without one, seconds.
@@ -758,7 +873,9 @@ mod tests {
         let lines = [
             "banger-vm create x",
             "banger-vm create x --cpus 3 --memory 300M --disk 3G --network bridge --nat --accel tcg --pull never \
-             --boot-timeout 7 --kernel k --idle-stop 90m -p 8080:80 -p [::1]:1:2",
+             --boot-timeout 7 --kernel k --idle-stop 90m -p 8080:80 -p [::1]:1:2 --init /lib/systemd/systemd \
+             --disk-kind copy --work-disk 1G --volume v:/v --volume w:/w:ro --mount /a:/b --mount /c:/d:rw \
+             --vm-env A=b --env-proxy",
         ];
         for line in lines {
             let create = |cli: Cli| match cli.command {

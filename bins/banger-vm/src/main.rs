@@ -47,6 +47,7 @@ fn dispatch(session: &mut Session, command: Command) -> Result<u8, Failure> {
         Command::Set(args) => commands::set::run(session, &args).map(|()| done),
         Command::Reconcile(args) => commands::reconcile::run(session, &args).map(|()| done),
         Command::Op(args) => commands::operation::run(session, &args),
+        Command::Volume(args) => commands::volume::run(session, &args).map(|()| done),
         Command::Worker(args) => worker::run(session, args).map(|()| done),
         Command::Prune => commands::prune::run(session).map(|()| done),
         Command::List(args) => commands::list::run(session, &args).map(|()| done),

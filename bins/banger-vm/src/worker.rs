@@ -57,7 +57,9 @@ fn start(
         .args(args.machine.flags())
         .args(args.name.iter().map(|name| format!("--name={name}")))
         .args(args.no_start.then_some("--no-start"))
-        .args(image.map(|image| ["--", image]).into_iter().flatten())
+        .args(image)
+        .args((!args.command.is_empty()).then_some("--"))
+        .args(&args.command)
         .stdin(Stdio::from(lock.into_file()))
         .stdout(Stdio::piped())
         .stderr(Stdio::null());

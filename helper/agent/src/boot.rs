@@ -4,16 +4,23 @@
 //! powers off. Everything up to [`root::enter`] happens in the initramfs, everything later inside
 //! the image, through the agent's own chroot, so that a hostile image's links lead nowhere else.
 
+mod beside;
 mod disk;
 mod failure;
 mod files;
 mod grow;
+mod init;
+mod mapper;
 mod modules;
 mod mounts;
 mod network;
 mod root;
+mod seed;
+mod share;
+mod state;
 mod uevent;
 mod virtio_port;
+mod volume;
 
 use std::fs::File;
 use std::io;
@@ -27,8 +34,12 @@ use tokio::task::{LocalSet, spawn_local};
 
 use self::root::Hidden;
 use crate::port::Port;
+use crate::role::{self, Role};
 use crate::serve::Agent;
 use crate::{console, runtime, shutdown, sys};
+
+/// First argument of the agent beside the image's init; descriptors follow.
+pub(crate) const BESIDE: &str = "beside";
 
 /// What processes have to end themselves when the guest itself asks for its end.
 const OWN_SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
@@ -70,12 +81,44 @@ fn boot() -> Result<(), BootError> {
     console::open();
     protect_self();
     let config = read_config()?;
-    modules::load()?;
+    modules::load(&config)?;
     prepare_kernel(&config);
     let hidden = root::enter(&config)?;
-    files::write(&config);
+    let init = init::choose(&config.init)?;
+    let systemd = init.as_ref().is_some_and(|argv| init::is_systemd(&argv[0]));
+    files::write(&config, systemd);
     let runtime = runtime().context(|| "starting the runtime".to_owned())?;
-    LocalSet::new().block_on(&runtime, serve(config, &hidden))
+    let tasks = LocalSet::new();
+    tasks
+        .block_on(&runtime, network::configure(config.network.as_ref()))
+        .map_err(|error| BootError(format!("network: {error}")))?;
+    match init {
+        None => tasks.block_on(&runtime, serve(config, &hidden)),
+        Some(argv) => {
+            drop((tasks, runtime));
+            match beside::hand_over(&config, &hidden, &argv)? {}
+        }
+    }
+}
+
+/// The agent's part when the image's init is process 1: serves until the guest's end.
+pub(crate) fn run_beside(descriptors: [&str; 3]) {
+    role::set_beside();
+    console::open();
+    console::power_off_on_panic();
+    sys::ignore_signals();
+    let served = beside::take_over(descriptors).and_then(|passed| {
+        let Some(passed) = passed else { return Ok(()) };
+        init::wait_until_it_listens();
+        let runtime = runtime().context(|| "starting the runtime".to_owned())?;
+        LocalSet::new().block_on(&runtime, serve(passed.config, &passed.hidden))
+    });
+    if let Err(error) = served {
+        let message = format!("boot failed: {error}");
+        console::say(&message);
+        failure::report(message);
+        console::power_off();
+    }
 }
 
 fn read_config() -> Result<GuestConfig, BootError> {
@@ -135,16 +178,16 @@ fn decode_hex(text: &str) -> Vec<u8> {
 async fn serve(config: GuestConfig, hidden: &Hidden) -> Result<(), BootError> {
     let file = virtio_port::open()?;
     let port = Port::serial(file.into()).context(|| "watching the port to the host".to_owned())?;
-    if let Err(error) = network::configure(config.network.as_ref()).await {
-        return Err(BootError(format!("network: {error}")));
-    }
     let agent = Agent::new(config.process, config.ssh);
     let processes = Rc::clone(&agent.processes);
     spawn_local(async move { processes.reap().await });
     spawn_local(Rc::clone(&agent).push_events());
-    spawn_local(obey_signals(Rc::clone(&agent)));
-    if !config.entrypoint.is_empty() {
-        spawn_local(Rc::clone(&agent).run_entrypoint(config.entrypoint));
+    if role::role() == Role::Init {
+        spawn_local(obey_signals(Rc::clone(&agent)));
+        if !config.entrypoint.is_empty() {
+            let (argv, stop) = (config.entrypoint, config.stop_signal);
+            spawn_local(Rc::clone(&agent).run_entrypoint(argv, stop));
+        }
     }
     let serving = async {
         loop {

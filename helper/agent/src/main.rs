@@ -13,9 +13,11 @@ mod console;
 mod copy;
 mod exec;
 mod image_file;
+mod init_signal;
 mod port;
 mod process;
 mod relay;
+mod role;
 mod serve;
 mod sftp;
 mod shutdown;
@@ -53,6 +55,10 @@ fn main() -> ExitCode {
         }
         // The agent starts itself like this, as the user of the copy.
         [copy::MODE] => return copy::helper(),
+        [boot::BESIDE, config, initramfs, executed] => {
+            boot::run_beside([config, initramfs, executed]);
+            return ExitCode::FAILURE;
+        }
         ["serve", "--fd", number] => match number.parse() {
             Ok(number) => serve(number, Process::default()),
             Err(_) => Err(format!("not a descriptor: {number}")),

@@ -16,7 +16,7 @@ use tokio::task::spawn_local;
 use crate::caller::Caller;
 use crate::channel::{Channel, ChannelError, Gone, Stream};
 use crate::port::Port;
-use crate::process::Processes;
+use crate::process::{Ended, Processes};
 use crate::spawn::spawn_on_console;
 use crate::{clock, console, copy, exec, image_file, sockets, splice, ssh, stats, tcp};
 
@@ -35,6 +35,16 @@ pub(crate) struct Agent {
     events_changed: Notify,
     stop: Cell<Option<Duration>>,
     stopping: Notify,
+    entrypoint: RefCell<Option<Entrypoint>>,
+}
+
+/// The image's own command while it runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Entrypoint {
+    pub(crate) pid: u32,
+    /// Asks it to end.
+    pub(crate) stop_signal: i32,
+    pub(crate) ended: Rc<Ended>,
 }
 
 impl Agent {
@@ -50,6 +60,7 @@ impl Agent {
             events_changed: Notify::new(),
             stop: Cell::new(None),
             stopping: Notify::new(),
+            entrypoint: RefCell::default(),
         })
     }
 
@@ -210,14 +221,48 @@ impl Agent {
         self.channel.flushed().await;
     }
 
-    /// Runs the image's entry point on the console and reports its end.
-    pub(crate) async fn run_entrypoint(self: Rc<Self>, argv: Vec<String>) {
+    /// Runs the image's own `poweroff`, for inits that are asked in no other way.
+    pub(crate) fn run_power_off(&self) {
+        let command = Exec {
+            argv: vec!["poweroff".to_owned()],
+            user: Some("root".to_owned()),
+            ..Exec::default()
+        };
+        match spawn_on_console(&command, &Process::default()) {
+            Ok(pid) => drop(self.processes.watch(pid)),
+            Err(error) => console::say(&format!("asking init to power off: {error}")),
+        }
+    }
+
+    /// The image's entry point while it runs.
+    pub(crate) fn entrypoint(&self) -> Option<Entrypoint> {
+        self.entrypoint.borrow().clone()
+    }
+
+    /// Runs the image's entry point on the console and reports its end, there too.
+    pub(crate) async fn run_entrypoint(self: Rc<Self>, argv: Vec<String>, stop_signal: i32) {
         let command = Exec {
             argv,
             ..Exec::default()
         };
         let exit = match spawn_on_console(&command, &self.defaults) {
-            Ok(pid) => self.processes.watch(pid).wait().await,
+            Ok(pid) => {
+                let ended = self.processes.watch(pid);
+                *self.entrypoint.borrow_mut() = Some(Entrypoint {
+                    pid,
+                    stop_signal,
+                    ended: Rc::clone(&ended),
+                });
+                let exit = ended.wait().await;
+                *self.entrypoint.borrow_mut() = None;
+                console::say(&match exit {
+                    Exit::Code(code) => format!("the entry point ended with status {code}"),
+                    Exit::Signal(number) => {
+                        format!("the entry point was killed by signal {number}")
+                    }
+                });
+                exit
+            }
             Err(error) => {
                 console::say(&format!("the entry point did not start: {error}"));
                 Exit::Code(match error.kind {

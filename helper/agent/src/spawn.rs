@@ -16,6 +16,7 @@ use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::unistd::{Gid, Uid, pipe2};
 
 use crate::account::{self, Account};
+use crate::role::{Role, role};
 use crate::sys::{self, Child, Stage};
 use crate::{command, console};
 
@@ -94,7 +95,7 @@ pub(crate) fn spawn_self(
         arguments: c_strings(&["banger-agent".to_owned(), mode.to_owned()])?,
         environment: Vec::new(),
         terminal: false,
-        reset: nix::unistd::getpid().as_raw() == 1,
+        reset: role() != Role::Test,
         credentials: credentials(&account),
         directory: c_string(b"/")?,
     };
@@ -129,7 +130,7 @@ fn start<T>(
         arguments: c_strings(&plan.arguments)?,
         environment: c_strings(&plan.environment)?,
         terminal: exec.terminal.is_some(),
-        reset: nix::unistd::getpid().as_raw() == 1,
+        reset: role() != Role::Test,
         credentials: credentials(account),
         directory: c_string(plan.directory.as_bytes())?,
     };

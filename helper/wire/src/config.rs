@@ -18,12 +18,24 @@ pub struct GuestConfig {
     pub root: Root,
     /// Serial of the disk with the kernel's modules, mounted read-only at `/lib/modules`.
     pub modules: Option<Disk>,
+    /// Further disks.
+    #[serde(default)]
+    pub volumes: Vec<Volume>,
+    /// Directories of the host.
+    #[serde(default)]
+    pub shares: Vec<Share>,
     /// Absent: loopback only.
     pub network: Option<Network>,
     /// Defaults of every exec, from the image's configuration.
     pub process: Process,
     /// Run the image's entry point when ready.
     pub entrypoint: Vec<String>,
+    /// Number of the signal that asks the entry point to end (image-spec, config.md, `StopSignal`).
+    #[serde(default = "sigterm")]
+    pub stop_signal: i32,
+    /// Who is process 1 once the root is there.
+    #[serde(default)]
+    pub init: Init,
     /// Host time at launch, nanoseconds since 1970, for guests without a trustworthy clock.
     pub clock_ns: u64,
     /// Fresh random bytes of the host, hexadecimal; mixed into the guest's entropy pool.
@@ -51,6 +63,26 @@ impl std::fmt::Debug for Ssh {
     }
 }
 
+fn sigterm() -> i32 {
+    15
+}
+
+/// Process 1 of the guest.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Init {
+    /// The agent.
+    #[default]
+    Agent,
+    /// The image's own, when it has one that can run a machine; else the agent.
+    Detect,
+    /// This program, with the agent beside it; the boot fails without it.
+    Program {
+        /// An absolute path inside the image, and arguments.
+        argv: Vec<String>,
+    },
+}
+
 /// A virtio block device, found by `/sys/block/*/serial` (at most 20 bytes).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disk {
@@ -71,11 +103,55 @@ pub enum Root {
         /// Holds `upper` and `work`.
         data: Disk,
     },
-    /// One writable disk.
+    /// One writable disk; its ext4 file system is grown to its end.
     Disk {
         /// Mounted read-write.
         image: Disk,
     },
+    /// One block device: the image, and over it what was written (the kernel's
+    /// admin-guide/device-mapper/snapshot.rst). Its ext4 file system is grown to its end.
+    Snapshot {
+        /// Only read.
+        image: Disk,
+        /// Serial of the disk with the exceptions; all zero at first.
+        exceptions: String,
+        /// Size of the device, in bytes; at least the image's.
+        bytes: u64,
+    },
+}
+
+/// Modules that are in the initramfs but loaded only for what needs them, by their names with
+/// underscores.
+pub mod on_demand {
+    /// For [`super::Root::Snapshot`].
+    pub const SNAPSHOT: [&str; 4] = ["dm_mod", "dm_bufio", "dm_snapshot", "dm_zero"];
+    /// For shares of the host.
+    pub const SHARE: [&str; 5] = ["netfs", "fscache", "9pnet", "9pnet_virtio", "9p"];
+}
+
+/// A disk of its own with an ext4 file system, which is grown to the disk's end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Serial of the disk.
+    pub serial: String,
+    /// Absolute path, made when it is missing; empty for the home directory of the image's user.
+    pub path: String,
+    /// Mounted read-only.
+    pub read_only: bool,
+    /// A new volume first gets a copy of what the image has there, or of its /etc/skel.
+    #[serde(default)]
+    pub seed: bool,
+}
+
+/// A directory of the host, by 9P over virtio (the kernel's filesystems/9p.rst).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// The device's mount tag, at most 31 bytes.
+    pub tag: String,
+    /// Absolute path; made when it is missing.
+    pub path: String,
+    /// Mounted read-only; the device refuses writes, too.
+    pub read_only: bool,
 }
 
 /// Static network configuration of the one interface.

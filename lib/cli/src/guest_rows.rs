@@ -17,6 +17,7 @@ pub(crate) fn heading(record: &Record) -> &'static [&'static str] {
             "NET OUT", "READ", "WRITTEN", "PROCS", "UP",
         ],
         Record::Ping(_) => &["VM", "SEQUENCE", "MILLISECONDS", "AGENT"],
+        Record::Volume(_) => &["NAME", "SIZE", "USED", "VMS"],
         Record::Event(_) => &["TIME", "VM", "EVENT", "DETAIL"],
         Record::Network(_) | Record::Address(_) | Record::Check(_) => net_rows::heading(record),
         Record::Image(_)
@@ -54,6 +55,12 @@ pub(crate) fn row(record: &Record) -> Vec<String> {
             if port.active { "yes" } else { "no" }.into(),
         ],
         Record::Stats(stats) => stats_row(stats),
+        Record::Volume(volume) => vec![
+            volume.name.clone(),
+            volume.size.to_string(),
+            volume.used.to_string(),
+            volume.vms.join(", "),
+        ],
         Record::Ping(ping) => vec![
             ping.name.to_string(),
             ping.sequence.to_string(),

@@ -46,6 +46,7 @@ impl Kind {
             Record::Vm(_) | Record::Address(_) => self == Kind::Vm,
             Record::Operation(_) => self == Kind::Operation,
             Record::Blob(_)
+            | Record::Volume(_)
             | Record::Network(_)
             | Record::Check(_)
             | Record::Copy(_)

@@ -25,6 +25,7 @@ pub(crate) const KEYS: &[(&str, Shape)] = &[
     ("vm.network", Shape::Text),
     ("vm.accel", Shape::Text),
     ("vm.authorized-keys", Shape::List),
+    ("vm.mount-roots", Shape::List),
     ("registry.mirrors", Shape::Map),
     ("registry.plain-http", Shape::List),
     ("registry.ca-files", Shape::List),

@@ -54,6 +54,9 @@ pub struct Vm {
     /// keys. Running VMs take them at their next start.
     #[serde(deserialize_with = "keys")]
     pub authorized_keys: Vec<String>,
+    /// Directories of this machine below which guests may be shown some; empty: wherever they are the user's.
+    #[serde(deserialize_with = "paths")]
+    pub mount_roots: Vec<PathBuf>,
 }
 
 /// Networks of VMs.

@@ -22,6 +22,8 @@ struct File {
     rootfs: Rootfs,
 }
 
+/// `ExposedPorts` and `Volumes` are left out on purpose: a guest's ports need no opening, and the disk that is
+/// written is the VM's own, whatever the path.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Run {
@@ -30,6 +32,7 @@ struct Run {
     working_dir: Option<String>,
     entrypoint: Option<Vec<String>>,
     cmd: Option<Vec<String>>,
+    stop_signal: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -65,6 +68,7 @@ impl ImageConfig {
             working_dir: run.working_dir.unwrap_or_default(),
             entrypoint: run.entrypoint.unwrap_or_default(),
             cmd: run.cmd.unwrap_or_default(),
+            stop_signal: run.stop_signal.unwrap_or_default(),
         };
         Ok(ImageConfig {
             platform: file.platform,
@@ -85,6 +89,7 @@ impl ImageConfig {
                 working_dir: text(&self.run.working_dir),
                 entrypoint: some(&self.run.entrypoint),
                 cmd: some(&self.run.cmd),
+                stop_signal: text(&self.run.stop_signal),
             }),
             rootfs: Rootfs {
                 kind: "layers".into(),
@@ -137,6 +142,7 @@ mod tests {
                 working_dir: "/w".into(),
                 entrypoint: vec!["/bin/sh".into(), "-c".into()],
                 cmd: vec![],
+                stop_signal: "SIGQUIT".into(),
             },
             diff_ids: vec![Digest::from_sha256([7; 32])],
         };

@@ -9,7 +9,17 @@ const TRANSPORTS: [&str; 2] = ["virtio_pci", "virtio_mmio"];
 /// Disks, the agent's channel, and the root.
 pub(crate) const REQUIRED: [&str; 4] = ["virtio_blk", "virtio_console", "ext4", "overlay"];
 /// Used when there.
-const OPTIONAL: [&str; 3] = ["virtio_net", "virtio_rng", "erofs"];
+const OPTIONAL: [&str; 8] = [
+    "virtio_net",
+    "virtio_rng",
+    "virtio_balloon",
+    "erofs",
+    // Loaded on demand; banger_wire::config::on_demand.
+    "dm_snapshot",
+    "dm_zero",
+    "9p",
+    "9pnet_virtio",
+];
 
 /// Indices into the catalogue, in load order, or what the kernel lacks.
 pub(crate) fn boot_set(catalog: &Catalog) -> Result<Vec<usize>, Vec<String>> {

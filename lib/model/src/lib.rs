@@ -26,7 +26,7 @@ pub use progress::{Progress, Silent, Step};
 pub use publish::Publish;
 pub use record::{
     AddressRecord, BlobRecord, BlobState, CheckRecord, ImageRecord, KernelRecord, NetworkRecord,
-    OciConfig, OperationRecord, OperationState, Record, SCHEMA, VmRecord, VmState,
+    OciConfig, OperationRecord, OperationState, Record, SCHEMA, VmRecord, VmState, VolumeRecord,
 };
 pub use reference::{Reference, ReferenceError};
 pub use size::{ByteSize, SizeError};

@@ -47,6 +47,8 @@ pub enum Record {
     Address(AddressRecord),
     /// Something that was proven, or not.
     Check(CheckRecord),
+    /// A disk that belongs to no VM.
+    Volume(VolumeRecord),
 }
 
 impl Record {
@@ -67,6 +69,7 @@ impl Record {
             Record::Network(_) => "network",
             Record::Address(_) => "address",
             Record::Check(_) => "check",
+            Record::Volume(_) => "volume",
         }
     }
 
@@ -87,6 +90,7 @@ impl Record {
             Record::Network(network) => &network.bridge,
             Record::Address(address) => address.id.as_str(),
             Record::Check(check) => &check.name,
+            Record::Volume(volume) => &volume.name,
         }
     }
 }
@@ -112,6 +116,12 @@ impl From<VmRecord> for Record {
 impl From<BlobRecord> for Record {
     fn from(blob: BlobRecord) -> Record {
         Record::Blob(blob)
+    }
+}
+
+impl From<VolumeRecord> for Record {
+    fn from(volume: VolumeRecord) -> Record {
+        Record::Volume(volume)
     }
 }
 
@@ -223,6 +233,9 @@ pub struct OciConfig {
     /// Last words of the command, replaced by what the user gives.
     #[serde(default)]
     pub cmd: Vec<String>,
+    /// Name or number of the signal that asks the command to end; empty is SIGTERM.
+    #[serde(default)]
+    pub stop_signal: String,
 }
 
 /// A kernel in the store.
@@ -276,6 +289,12 @@ pub struct VmRecord {
     pub memory: ByteSize,
     /// Largest size of its own disk.
     pub disk: ByteSize,
+    /// How that lies over the image: `overlay`, `snapshot`, `copy` or `qcow2`.
+    #[serde(default)]
+    pub disk_kind: String,
+    /// Process 1: `none` is the agent, `detect` the image's init where it has one, a path that program.
+    #[serde(default)]
+    pub init: String,
     /// `bridge`, `user` or `none`.
     pub network: String,
     /// On the bridge, where others reach it.
@@ -405,6 +424,25 @@ pub struct CheckRecord {
     /// A command that helps.
     #[serde(default)]
     pub hint: Option<String>,
+}
+
+/// A disk that belongs to no VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeRecord {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Unique name.
+    pub name: String,
+    /// Largest size.
+    pub size: ByteSize,
+    /// What it takes on the host.
+    pub used: ByteSize,
+    /// Names of the VMs that have it.
+    #[serde(default)]
+    pub vms: Vec<String>,
+    /// It was made or removed by the command that prints this.
+    #[serde(default)]
+    pub changed: bool,
 }
 
 /// What a blob is good for.

@@ -27,7 +27,7 @@ pub use operation_rows::{OperationRow, Outcome, wait_operation};
 pub use runtime_dir::private_dir;
 pub use schema::Store;
 pub use staging::{Staged, Trash, abandon_staging};
-pub use vm_rows::{NewVm, VmRow, VmSpec};
+pub use vm_rows::{NewVm, ShareUse, VmRow, VmSpec, VolumeUse};
 
 /// Milliseconds since 1970, for records.
 pub fn now_ms() -> u64 {

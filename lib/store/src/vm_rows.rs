@@ -46,6 +46,58 @@ pub struct VmSpec {
     /// Ports of the host that lead to the guest, while it runs.
     #[serde(default)]
     pub publish: Vec<Publish>,
+    /// Process 1 of the guest: `none` is the agent, `detect` the image's init where it has one, a path that
+    /// program of the image.
+    #[serde(default = "none")]
+    pub init: String,
+    /// Added to the image's environment, `NAME=value`.
+    #[serde(default)]
+    pub env: Vec<String>,
+    /// How the VM's own disk lies over the image: `overlay`, `snapshot`, `copy` or `qcow2`.
+    #[serde(default = "overlay")]
+    pub disk_kind: String,
+    /// Version of the virtual machine's hardware, as the VMM calls it; empty until the first start.
+    #[serde(default)]
+    pub machine: String,
+    /// Size of a disk of its own for the home directory.
+    #[serde(default)]
+    pub work_disk: Option<ByteSize>,
+    /// Disks that belong to no VM.
+    #[serde(default)]
+    pub volumes: Vec<VolumeUse>,
+    /// Directories of the host.
+    #[serde(default)]
+    pub shares: Vec<ShareUse>,
+}
+
+/// A volume of a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeUse {
+    /// Its name.
+    pub name: String,
+    /// Where the guest has it.
+    pub path: String,
+    /// The guest cannot write.
+    pub read_only: bool,
+}
+
+/// A directory of the host that a VM sees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShareUse {
+    /// Without links.
+    pub source: std::path::PathBuf,
+    /// Where the guest has it.
+    pub path: String,
+    /// The guest cannot write.
+    pub read_only: bool,
+}
+
+fn none() -> String {
+    "none".into()
+}
+
+fn overlay() -> String {
+    "overlay".into()
 }
 
 /// A VM to be made.
@@ -332,6 +384,13 @@ mod tests {
                 idle_stop_s: None,
                 publish: Vec::new(),
                 address: None,
+                init: "none".into(),
+                env: Vec::new(),
+                disk_kind: "overlay".into(),
+                machine: String::new(),
+                work_disk: None,
+                volumes: Vec::new(),
+                shares: Vec::new(),
             },
         };
         let guard = locks.create().unwrap();

@@ -77,6 +77,13 @@ fn new_vm(name: &str, image: &ImageId, kernel: &KernelId) -> NewVm {
             idle_stop_s: None,
             publish: Vec::new(),
             address: None,
+            init: "none".into(),
+            env: Vec::new(),
+            disk_kind: "overlay".into(),
+            machine: String::new(),
+            work_disk: None,
+            volumes: Vec::new(),
+            shares: Vec::new(),
         },
     }
 }

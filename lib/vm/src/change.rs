@@ -147,6 +147,13 @@ mod tests {
                 ephemeral: false,
                 idle_stop_s: Some(600),
                 publish: Vec::new(),
+                init: "none".into(),
+                env: Vec::new(),
+                disk_kind: "overlay".into(),
+                machine: String::new(),
+                work_disk: None,
+                volumes: Vec::new(),
+                shares: Vec::new(),
             },
             created_ms: 1,
         }

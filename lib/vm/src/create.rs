@@ -1,18 +1,23 @@
 //! Making a VM: the intent first, then its directory and data disk. Nothing is booted here.
 
 use std::collections::HashSet;
-use std::fs::{self, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use banger_failpoint::point;
 use lib_model::{ByteSize, ImageRecord, KernelRecord, Publish, VmId, VmName};
-use lib_store::{FileLock, Locks, NewVm, Staged, Store, VmRow, VmSpec};
+use lib_store::{FileLock, Locks, NewVm, Staged, Store, VmRow, VmSpec, VolumeUse};
 
 use crate::error::io_error;
-use crate::{Accel, VmError, bridge, driver, names, publish};
+use crate::{
+    Accel, DiskKind, Processes, ShareRequest, VmError, VolumeRequest, bridge, disk, driver, names,
+    publish, share, volume,
+};
+
+/// The bus has 32 places.
+const MOST_DEVICES: usize = 16;
 
 /// A shorter one would stop a VM between two commands of one person.
 const SHORTEST_IDLE: Duration = Duration::from_secs(60);
@@ -20,8 +25,8 @@ const SHORTEST_IDLE: Duration = Duration::from_secs(60);
 /// In the directory of an ephemeral VM: held by the command that made it.
 pub(crate) const OWNER_LOCK: &str = "owner.lock";
 
-/// In a VM's directory: its own disk.
-pub(crate) const DATA_DISK: &str = "data.img";
+/// In a VM's directory: the disk of its home directory.
+pub(crate) const WORK_DISK: &str = "work.img";
 
 /// How a VM reaches the world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -76,8 +81,20 @@ pub struct CreateRequest {
     pub nat: bool,
     /// Acceleration.
     pub accel: Accel,
-    /// Command that the agent runs once the guest is ready; usually empty.
-    pub entrypoint: Vec<String>,
+    /// Process 1, and what the agent supervises; see [`crate::processes`].
+    pub processes: Processes,
+    /// Added to the image's environment, `NAME=value`.
+    pub env: Vec<String>,
+    /// How the disk lies over the image.
+    pub disk_kind: DiskKind,
+    /// Size of a disk for the home directory of the image's user.
+    pub work_disk: Option<ByteSize>,
+    /// Disks that belong to no VM.
+    pub volumes: Vec<VolumeRequest>,
+    /// Directories of the host.
+    pub shares: Vec<ShareRequest>,
+    /// Where directories may be shared from; empty: wherever they are the user's own.
+    pub mount_roots: Vec<PathBuf>,
     /// Goes away with the command that made it.
     pub ephemeral: bool,
     /// Stopped by its monitor when nobody has used it for so long.
@@ -99,7 +116,16 @@ impl CreateRequest {
             network: vm.spec.network.parse().unwrap_or_default(),
             nat: false,
             accel: vm.spec.accel.parse().unwrap_or_default(),
-            entrypoint: vm.spec.entrypoint.clone(),
+            processes: Processes {
+                init: vm.spec.init.clone(),
+                entrypoint: vm.spec.entrypoint.clone(),
+            },
+            env: vm.spec.env.clone(),
+            disk_kind: vm.spec.disk_kind.parse().unwrap_or_default(),
+            work_disk: vm.spec.work_disk,
+            volumes: Vec::new(),
+            shares: Vec::new(),
+            mount_roots: Vec::new(),
             ephemeral: vm.spec.ephemeral,
             idle_stop: vm.spec.idle_stop_s.map(Duration::from_secs),
             publish: vm.spec.publish.clone(),
@@ -131,6 +157,28 @@ impl CreateRequest {
         }
         if !(16 << 20..=16 << 40).contains(&self.disk.0) {
             return out_of_range("disk", self.disk.to_string(), "16M to 16T");
+        }
+        if let Some(work) = self
+            .work_disk
+            .filter(|size| !(16 << 20..=16 << 40).contains(&size.0))
+        {
+            return out_of_range("work-disk", work.to_string(), "16M to 16T");
+        }
+        let volumes = self.volumes.iter().map(|volume| &volume.path);
+        let mut paths: Vec<&String> = volumes
+            .chain(self.shares.iter().map(|share| &share.path))
+            .collect();
+        paths.sort();
+        if let Some(twice) = paths.windows(2).find(|pair| pair[0] == pair[1]) {
+            return out_of_range("path", twice[0].clone(), "one volume or share on each");
+        }
+        if self.volumes.len() + self.shares.len() > MOST_DEVICES {
+            let count = self.volumes.len() + self.shares.len();
+            return out_of_range(
+                "number of volumes and shares",
+                count.to_string(),
+                "at most 16",
+            );
         }
         if let Some(total) = memory_total()
             && self.memory.0 > total
@@ -177,14 +225,24 @@ pub fn create(
             host: kernel.architecture.clone(),
         });
     }
-    driver("qemu").program()?;
+    request.disk_kind.check(image, request.disk)?;
+    let (acceleration, _) = request.accel.choose()?;
+    let driver = driver("qemu");
+    driver.program()?;
     let publish = publish::resolve(&request.publish)?;
+    let shares = request.shares.iter();
+    let shares = shares.map(|wanted| share::resolve(wanted, &request.mount_roots));
+    let shares = shares.collect::<Result<Vec<_>, _>>()?;
+    for wanted in &request.volumes {
+        volume::create_volume(store, locks, &wanted.name, volume::DEFAULT_VOLUME)?;
+    }
     let id = match &request.id {
         Some(id) => id.clone(),
         None => VmId::random().map_err(io_error("name a VM in", store.context().data()))?,
     };
     let staged = Staged::new(store.context())?;
-    let owner = make_files(staged.path(), request)?;
+    let disk = store.context().image_disk(&image.id);
+    let owner = make_files(staged.path(), request, &disk)?;
     lib_ssh::host_key(staged.path(), &id)?;
     let name = match &request.name {
         Some(name) => name.clone(),
@@ -212,10 +270,17 @@ pub fn create(
             address,
             vmm: "qemu".to_owned(),
             accel: request.accel.as_str().to_owned(),
-            entrypoint: request.entrypoint.clone(),
+            entrypoint: request.processes.entrypoint.clone(),
             ephemeral: request.ephemeral,
             idle_stop_s: request.idle_stop.map(|idle| idle.as_secs()),
             publish,
+            init: request.processes.init.clone(),
+            env: request.env.clone(),
+            disk_kind: request.disk_kind.as_str().to_owned(),
+            machine: driver.machine(acceleration).to_owned(),
+            work_disk: request.work_disk,
+            volumes: volume_uses(&request.volumes),
+            shares,
         },
     };
     let id = new.id.clone();
@@ -230,6 +295,15 @@ pub fn create(
     }
 }
 
+fn volume_uses(wanted: &[VolumeRequest]) -> Vec<VolumeUse> {
+    let uses = wanted.iter().map(|wanted| VolumeUse {
+        name: wanted.name.to_string(),
+        path: wanted.path.clone(),
+        read_only: wanted.read_only,
+    });
+    uses.collect()
+}
+
 /// The name, the directory and the row, at once. A name that we chose may be taken by now; the daemon of
 /// the network hears of another one when the VM starts.
 fn publish_row(
@@ -240,6 +314,8 @@ fn publish_row(
     mut new: NewVm,
 ) -> Result<VmRow, VmError> {
     let create = locks.create()?;
+    let names = new.spec.volumes.iter().map(|volume| volume.name.clone());
+    volume::check_there(&create, store.context(), names)?;
     if any_name {
         new.name = free_name(store)?;
     }
@@ -262,37 +338,21 @@ fn free_name(store: &Store) -> Result<VmName, VmError> {
 
 /// What a VM's directory holds before its first start. An ephemeral one's owner is locked from the
 /// beginning, so that no sweep finds it without one.
-fn make_files(directory: &Path, request: &CreateRequest) -> Result<Option<FileLock>, VmError> {
-    let path = directory.join(DATA_DISK);
-    let disk = point("vm.disk.create")
-        .and_then(|()| {
-            OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&path)
-        })
-        .map_err(io_error("create", &path))?;
-    let mut uuid = [0; 16];
-    let mut hash_seed = [0; 16];
-    for bytes in [&mut uuid, &mut hash_seed] {
-        getrandom::fill(bytes).map_err(|e| io_error("name", &path)(std::io::Error::other(e)))?;
+fn make_files(
+    directory: &Path,
+    request: &CreateRequest,
+    image: &Path,
+) -> Result<Option<FileLock>, VmError> {
+    let kind = request.disk_kind;
+    kind.make(&directory.join(kind.file()), request.disk, image)?;
+    if let Some(size) = request.work_disk {
+        let path = directory.join(WORK_DISK);
+        let disk = point("vm.work-disk.create")
+            .and_then(|()| disk::create(&path))
+            .map_err(io_error("create", &path))?;
+        disk::format(&disk, &path, "banger-work", size)?;
+        disk.sync_all().map_err(io_error("sync", &path))?;
     }
-    let options = lib_fs::Options {
-        label: "banger-data".into(),
-        uuid,
-        hash_seed,
-        ..lib_fs::Options::default()
-    };
-    point("vm.disk.format").map_err(io_error("write", &path))?;
-    lib_fs::format_empty(&disk, request.disk.0, &options).map_err(|source| VmError::DataDisk {
-        size: request.disk.to_string(),
-        source,
-    })?;
-    point("vm.disk.sync")
-        .and_then(|()| disk.sync_all())
-        .map_err(io_error("sync", &path))?;
     if !request.ephemeral {
         return Ok(None);
     }

@@ -11,11 +11,36 @@ use crate::{Acceleration, VmError};
 /// A disk of a VM; the guest finds it by its serial.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskPlan {
-    /// The file on the host, raw.
+    /// The file on the host.
     pub path: PathBuf,
     /// At most 20 bytes.
-    pub serial: &'static str,
+    pub serial: String,
     /// The guest cannot write to it.
+    pub read_only: bool,
+    /// What the file is.
+    pub format: Format,
+}
+
+/// What a disk's file is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Format {
+    /// The disk itself.
+    Raw,
+    /// qcow2, over a raw file that is only read.
+    Qcow2 {
+        /// That file.
+        backing: PathBuf,
+    },
+}
+
+/// A directory of the host that the guest mounts by its tag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SharePlan {
+    /// On the host.
+    pub source: PathBuf,
+    /// At most 31 bytes.
+    pub tag: String,
+    /// Writes are refused on the host's side.
     pub read_only: bool,
 }
 
@@ -26,6 +51,8 @@ pub struct LaunchPlan<'a> {
     pub name: &'a str,
     /// KVM or emulation.
     pub acceleration: Acceleration,
+    /// Version of the hardware, of those that [`Driver::machine`] gives.
+    pub machine: &'a str,
     /// Virtual processors.
     pub cpus: u32,
     /// Memory.
@@ -36,6 +63,8 @@ pub struct LaunchPlan<'a> {
     pub initrd: &'a Path,
     /// In the order in which the guest sees them.
     pub disks: Vec<DiskPlan>,
+    /// Directories of the host.
+    pub shares: Vec<SharePlan>,
     /// Hardware address of the one interface; none: no device.
     pub mac: Option<&'a str>,
     /// Inherited descriptor of the interface's other side; none: the user-mode network.
@@ -46,6 +75,9 @@ pub struct LaunchPlan<'a> {
 pub trait Driver {
     /// As recorded with the VM.
     fn name(&self) -> &'static str;
+
+    /// The machine that new VMs get; recorded with them, so that a newer VMM does not change theirs.
+    fn machine(&self, acceleration: Acceleration) -> &'static str;
 
     /// Finds the program.
     ///

@@ -78,6 +78,50 @@ pub enum VmError {
         /// For people.
         available: String,
     },
+    /// More than one thing is in the way.
+    #[error("{}", list(problems))]
+    Preflight {
+        /// Each by itself.
+        problems: Vec<VmError>,
+    },
+    /// The VMM that is installed cannot be used.
+    #[error("{} cannot be used: {problem}", program.display())]
+    Vmm {
+        /// Where it is.
+        program: PathBuf,
+        /// Why.
+        problem: String,
+    },
+    /// The image's file system cannot be written, and this kind of disk writes it.
+    #[error("a disk of kind {kind} needs an image with ext4, this one has {filesystem}")]
+    DiskKind {
+        /// `copy` and so on.
+        kind: &'static str,
+        /// The image's.
+        filesystem: String,
+    },
+    /// A directory of the host that may not or cannot be shared.
+    #[error("{} cannot be shared: {reason}", path.display())]
+    Share {
+        /// As it was given, or recorded.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// No volume has this name.
+    #[error("there is no volume {volume}")]
+    NoVolume {
+        /// Its name.
+        volume: String,
+    },
+    /// A VM has the volume.
+    #[error("the volume {volume} is in use by {vm}")]
+    VolumeInUse {
+        /// The volume.
+        volume: String,
+        /// Name of the VM.
+        vm: String,
+    },
     /// The monitor could not start the VMM.
     #[error("{vm} could not be started: {message}")]
     Launch {
@@ -174,8 +218,14 @@ impl Diagnose for VmError {
             VmError::Net(error) => error.exit(),
             VmError::Ssh(error) => error.exit(),
             VmError::Config(error) => error.exit(),
-            VmError::OutOfRange { .. } => Exit::Usage,
-            VmError::Running { .. } | VmError::PortInUse { .. } => Exit::Busy,
+            VmError::OutOfRange { .. } | VmError::Share { .. } => Exit::Usage,
+            VmError::Running { .. } | VmError::PortInUse { .. } | VmError::VolumeInUse { .. } => {
+                Exit::Busy
+            }
+            VmError::NoVolume { .. } => Exit::NotFound,
+            VmError::Preflight { problems } => {
+                problems.first().map_or(Exit::Failed, Diagnose::exit)
+            }
             VmError::Interrupted => Exit::Interrupted,
             _ => Exit::Failed,
         }
@@ -195,6 +245,15 @@ impl Diagnose for VmError {
                 "sudo apt-get install qemu-system-x86   (NixOS: services.banger.enable = true)"
                     .into(),
             ),
+            VmError::Preflight { problems } => problems.iter().find_map(Diagnose::hint),
+            VmError::Vmm { .. } => Some("install QEMU 7.2 or newer, built with seccomp".into()),
+            VmError::DiskKind { .. } => {
+                Some("use --disk-kind overlay, or pull the image with --format ext4".into())
+            }
+            VmError::NoVolume { volume } => Some(format!("banger-vm volume create {volume}")),
+            VmError::VolumeInUse { vm, .. } => Some(format!(
+                "banger-vm stop {vm}   (or, to remove it: banger-vm delete {vm})"
+            )),
             VmError::NoHelper { .. } => {
                 Some("set BANGER_LIBEXEC_DIR, or build it: cargo xtask build".into())
             }
@@ -219,15 +278,29 @@ impl Diagnose for VmError {
     }
 }
 
+/// Each problem on a line of its own, with what caused it.
+fn list(problems: &[VmError]) -> String {
+    let mut text = format!("{} things are in the way:", problems.len());
+    for problem in problems {
+        text.push_str(&format!("\n  {problem}"));
+        let mut cause = std::error::Error::source(problem);
+        while let Some(error) = cause {
+            text.push_str(&format!(": {error}"));
+            cause = error.source();
+        }
+    }
+    text
+}
+
 /// For `map_err`: an I/O error with what was tried and on what.
 pub(crate) fn io_error(
     action: &'static str,
     path: impl Into<PathBuf>,
-) -> impl FnOnce(io::Error) -> VmError {
+) -> impl Fn(io::Error) -> VmError {
     let path = path.into();
     move |source| VmError::Io {
         action,
-        path,
+        path: path.clone(),
         source,
     }
 }

@@ -4,19 +4,30 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use banger_wire::config::{Disk, GuestConfig, Network, Process, Root, Ssh};
+use banger_wire::config::{Disk, GuestConfig, Network, Process, Share, Ssh, Volume};
 use lib_config::{Config, Environment};
 use lib_model::{ImageRecord, KernelRecord, VmId};
 use lib_net::Reservation;
-use lib_store::{Context, VmRow};
+use lib_store::{Context, VmRow, VmSpec};
 
-use crate::VmError;
+use crate::{DiskKind, VmError, init};
 
 /// Serials of the disks, as the agent looks for them.
 pub(crate) mod serial {
     pub(crate) const IMAGE: &str = "banger-image";
     pub(crate) const DATA: &str = "banger-data";
     pub(crate) const MODULES: &str = "banger-modules";
+    pub(crate) const WORK: &str = "banger-work";
+
+    /// Of a volume, by its place in the VM's list.
+    pub(crate) fn volume(index: usize) -> String {
+        format!("banger-volume-{index}")
+    }
+
+    /// Mount tag of a share, by its place in the VM's list.
+    pub(crate) fn share(index: usize) -> String {
+        format!("banger-share-{index}")
+    }
 }
 
 /// The configuration of one boot.
@@ -36,24 +47,27 @@ pub(crate) fn guest_config(
         serial: serial.into(),
         filesystem: filesystem.into(),
     };
+    let kind: DiskKind = vm.spec.disk_kind.parse().unwrap_or_default();
+    let (init, entrypoint) = init::for_guest(&vm.spec);
     Ok(GuestConfig {
         protocol: banger_wire::PROTOCOL,
         hostname: vm.name.to_string(),
-        root: Root::Overlay {
-            image: disk(serial::IMAGE, &image.filesystem),
-            data: disk(serial::DATA, "ext4"),
-        },
+        root: kind.root(image, vm.spec.disk),
         modules: (kernel.modules > 0).then(|| disk(serial::MODULES, "ext4")),
+        volumes: volumes(&vm.spec),
+        shares: shares(&vm.spec),
         network: match reservation {
             Some(reservation) => Some(bridge_network(reservation)),
             None => (vm.spec.network == "user").then(|| user_network(&vm.id)),
         },
         process: Process {
-            env: image.config.env.clone(),
+            env: environment(&image.config.env, &vm.spec.env),
             user: image.config.user.clone(),
             cwd: image.config.working_dir.clone(),
         },
-        entrypoint: vm.spec.entrypoint.clone(),
+        entrypoint,
+        stop_signal: init::stop_signal(&image.config.stop_signal),
+        init,
         clock_ns: std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)),
@@ -77,6 +91,47 @@ pub(crate) fn ssh(context: &Context, id: &VmId, note: &dyn Fn(&str)) -> Result<S
         host_key: host_key.private,
         authorized_keys,
     })
+}
+
+/// The work disk first: a volume may lie below it.
+fn volumes(spec: &VmSpec) -> Vec<Volume> {
+    let work = spec.work_disk.map(|_| Volume {
+        serial: serial::WORK.into(),
+        path: String::new(),
+        read_only: false,
+        seed: true,
+    });
+    let named = spec
+        .volumes
+        .iter()
+        .enumerate()
+        .map(|(index, volume)| Volume {
+            serial: serial::volume(index),
+            path: volume.path.clone(),
+            read_only: volume.read_only,
+            seed: false,
+        });
+    work.into_iter().chain(named).collect()
+}
+
+fn shares(spec: &VmSpec) -> Vec<Share> {
+    let shares = spec.shares.iter().enumerate().map(|(index, share)| Share {
+        tag: serial::share(index),
+        path: share.path.clone(),
+        read_only: share.read_only,
+    });
+    shares.collect()
+}
+
+/// The image's environment and the VM's, later wins. A guest without a locale gets the one that every libc has.
+fn environment(image: &[String], vm: &[String]) -> Vec<String> {
+    let mut all = Vec::new();
+    let named = |name: &str| image.iter().chain(vm).any(|entry| entry.starts_with(name));
+    if !["LANG=", "LC_ALL=", "LC_CTYPE="].into_iter().any(named) {
+        all.push("LANG=C.UTF-8".to_owned());
+    }
+    all.extend(image.iter().chain(vm).cloned());
+    all
 }
 
 /// The network inside QEMU (its documentation, "Using the user mode network stack").
@@ -110,6 +165,21 @@ pub(crate) fn mac(id: &VmId) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_locale_is_given_to_who_has_none() {
+        let list = |text: &str| {
+            text.split_whitespace()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            environment(&list("A=1"), &list("B=2")),
+            list("LANG=C.UTF-8 A=1 B=2")
+        );
+        assert_eq!(environment(&list("LANG=C"), &[]), list("LANG=C"));
+        assert_eq!(environment(&[], &list("LC_ALL=C")), list("LC_ALL=C"));
+    }
 
     #[test]
     fn the_hardware_address_follows_the_id() {

@@ -143,6 +143,8 @@ fn record_of(context: &Context, vm: &VmRow, life: Life, changed: bool) -> VmReco
         cpus: vm.spec.cpus,
         memory: vm.spec.memory,
         disk: vm.spec.disk,
+        disk_kind: vm.spec.disk_kind.clone(),
+        init: vm.spec.init.clone(),
         network: vm.spec.network.clone(),
         address: vm.spec.address.filter(|_| vm.spec.network == "bridge"),
         vmm: vm.spec.vmm.clone(),

@@ -1,7 +1,7 @@
-//! QEMU: `q35` in emulation, `microvm` not at all yet.
+//! QEMU: `q35` in emulation, `microvm` with KVM.
 //!
-//! In emulation the machine is always q35: microvm has no timer that the kernel can calibrate the
-//! TSC against, and hangs when the host is busy.
+//! In emulation microvm has no timer that the kernel can calibrate the TSC against, and hangs when the
+//! host is busy. The machine has no device but those that are named here.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,12 @@ use banger_wire::SERIAL_PORT_NAME;
 use banger_wire::monitor::placeholder;
 use serde_json::json;
 
-use crate::{Acceleration, Driver, LaunchPlan, VmError, program};
+use crate::{Acceleration, Driver, Format, LaunchPlan, SharePlan, VmError, program};
+
+/// The hardware of 7.2, which every newer QEMU can still be.
+const Q35: &str = "pc-q35-7.2";
+/// It has no versions.
+const MICROVM: &str = "microvm";
 
 /// The driver for `qemu-system-x86_64`, 7.2 or newer.
 pub(crate) struct Qemu;
@@ -17,6 +22,13 @@ pub(crate) struct Qemu;
 impl Driver for Qemu {
     fn name(&self) -> &'static str {
         "qemu"
+    }
+
+    fn machine(&self, acceleration: Acceleration) -> &'static str {
+        match acceleration {
+            Acceleration::Kvm => MICROVM,
+            Acceleration::Tcg => Q35,
+        }
     }
 
     fn program(&self) -> Result<PathBuf, VmError> {
@@ -47,7 +59,15 @@ impl Driver for Qemu {
         arguments.pair("-accel", accel);
         arguments.pair(
             "-machine",
-            "q35,usb=off,vmport=off,smbus=off,sata=off,hpet=off,graphics=off",
+            match plan.machine {
+                MICROVM => format!(
+                    "{MICROVM},acpi=on,pcie=on,rtc=on,pit=off,pic=off,isa-serial=on,\
+                     auto-kernel-cmdline=off,x-option-roms=off"
+                ),
+                version => {
+                    format!("{version},usb=off,vmport=off,smbus=off,sata=off,hpet=off,graphics=off")
+                }
+            },
         );
         arguments.pair("-cpu", cpu);
         arguments.pair("-smp", plan.cpus.to_string());
@@ -56,20 +76,28 @@ impl Driver for Qemu {
         kernel(&mut arguments, plan)?;
         for (index, disk) in plan.disks.iter().enumerate() {
             let node = format!("disk{index}");
-            arguments.json(
-                "-blockdev",
-                json!({
-                    "driver": "raw", "node-name": node, "read-only": disk.read_only,
-                    "discard": "unmap", "detect-zeroes": "off",
-                    "file": {"driver": "file", "filename": text(&disk.path)?, "read-only": disk.read_only,
-                             "auto-read-only": false, "discard": "unmap"},
-                }),
-            );
+            let mut block = block_file(&disk.path, disk.read_only)?;
+            block["node-name"] = json!(node);
+            if let Format::Qcow2 { backing } = &disk.format {
+                block["driver"] = json!("qcow2");
+                // Whatever the header says: the place of the image is what we know now.
+                block["backing"] = block_file(backing, true)?;
+            }
+            arguments.json("-blockdev", block);
             arguments.json(
                 "-device",
                 json!({"driver": "virtio-blk-pci", "drive": node, "serial": disk.serial, "id": disk.serial}),
             );
         }
+        for share in &plan.shares {
+            shared(&mut arguments, share)?;
+        }
+        // Memory that the guest frees goes back to the host.
+        arguments.json(
+            "-device",
+            json!({"driver": "virtio-balloon-pci", "id": "balloon", "free-page-reporting": true}),
+        );
+        arguments.json("-device", json!({"driver": "virtio-rng-pci", "id": "rng"}));
         if let Some(mac) = plan.mac {
             arguments.json(
                 "-netdev",
@@ -90,6 +118,35 @@ impl Driver for Qemu {
     }
 }
 
+/// A raw file as a block device.
+fn block_file(path: &Path, read_only: bool) -> Result<serde_json::Value, VmError> {
+    Ok(json!({
+        "driver": "raw", "read-only": read_only, "discard": "unmap", "detect-zeroes": "off",
+        "file": {"driver": "file", "filename": text(path)?, "read-only": read_only,
+                 "auto-read-only": false, "discard": "unmap"},
+    }))
+}
+
+/// QEMU's 9P server resolves names beneath the directory without following links (its 9p-local.c), so links
+/// that a guest makes are its own business. Files belong to whoever runs QEMU.
+fn shared(arguments: &mut Arguments, share: &SharePlan) -> Result<(), VmError> {
+    // A comma ends a value; two of them are one.
+    let path = text(&share.source)?.replace(',', ",,");
+    let tag = &share.tag;
+    let read_only = if share.read_only { "on" } else { "off" };
+    arguments.pair(
+        "-fsdev",
+        format!(
+            "local,id={tag},path={path},security_model=none,readonly={read_only},multidevs=remap"
+        ),
+    );
+    arguments.json(
+        "-device",
+        json!({"driver": "virtio-9p-pci", "fsdev": tag, "mount_tag": tag, "id": format!("{tag}-device")}),
+    );
+    Ok(())
+}
+
 /// The ELF kernel through PVH and qboot starts a second faster than a bzImage through SeaBIOS.
 fn kernel(arguments: &mut Arguments, plan: &LaunchPlan<'_>) -> Result<(), VmError> {
     arguments.pair("-bios", "qboot.rom");
@@ -97,7 +154,7 @@ fn kernel(arguments: &mut Arguments, plan: &LaunchPlan<'_>) -> Result<(), VmErro
     arguments.pair("-initrd", text(plan.initrd)?);
     let mut options =
         "console=ttyS0 quiet panic=-1 reboot=t i8042.noaux i8042.nokbd i8042.dumbkbd \
-                       i8042.nopnp cryptomgr.notests random.trust_cpu=on rdinit=/init"
+                       i8042.nopnp cryptomgr.notests random.trust_cpu=on net.ifnames=0 rdinit=/init"
             .to_owned();
     if plan.acceleration == Acceleration::Tcg {
         // Emulation has no speculation to mitigate, and its TSC needs no calibration.
@@ -177,15 +234,18 @@ mod tests {
         LaunchPlan {
             name: "dev",
             acceleration: Acceleration::Tcg,
+            machine: Q35,
             cpus: 2,
             memory: ByteSize(512 << 20),
             vmlinux: Path::new("/k/vmlinux"),
             initrd: Path::new("/i"),
             disks: vec![DiskPlan {
                 path: disk.into(),
-                serial: "root",
+                serial: "root".into(),
                 read_only: true,
+                format: Format::Raw,
             }],
+            shares: Vec::new(),
             mac: None,
             tap: None,
         }
@@ -215,6 +275,73 @@ mod tests {
             (&value["type"], &value["fd"]),
             (&json!("tap"), &json!("17"))
         );
+    }
+
+    #[test]
+    fn a_shared_path_cannot_add_options() {
+        let mut plan = plan("/d");
+        plan.shares.push(SharePlan {
+            source: "/a,readonly=off,b".into(),
+            tag: "t".into(),
+            read_only: true,
+        });
+        let arguments = Qemu.arguments(&plan).unwrap();
+        let at = arguments.iter().position(|a| a == "-fsdev").unwrap();
+        assert_eq!(
+            arguments[at + 1],
+            "local,id=t,path=/a,,readonly=off,,b,security_model=none,readonly=on,multidevs=remap"
+        );
+    }
+
+    #[test]
+    fn a_qcow2_disk_reads_the_image_that_is_known_now() {
+        let mut plan = plan("/d");
+        plan.disks[0].read_only = false;
+        plan.disks[0].format = Format::Qcow2 {
+            backing: "/image".into(),
+        };
+        let arguments = Qemu.arguments(&plan).unwrap();
+        let at = arguments.iter().position(|a| a == "-blockdev").unwrap();
+        let value: serde_json::Value = serde_json::from_str(&arguments[at + 1]).unwrap();
+        assert_eq!(
+            (&value["driver"], &value["read-only"]),
+            (&json!("qcow2"), &json!(false))
+        );
+        assert_eq!(value["backing"]["file"]["filename"], "/image");
+        assert_eq!(value["backing"]["read-only"], true);
+    }
+
+    #[test]
+    fn the_machine_is_the_recorded_one_and_microvm_only_with_kvm() {
+        let machine = |machine, acceleration| {
+            let mut plan = plan("/d");
+            plan.machine = machine;
+            plan.acceleration = acceleration;
+            let arguments = Qemu.arguments(&plan).unwrap();
+            let after = |flag: &str| {
+                arguments[arguments.iter().position(|a| a == flag).unwrap() + 1].clone()
+            };
+            (after("-machine"), after("-accel"), after("-cpu"))
+        };
+        let (q35, accel, cpu) = machine(Q35, Acceleration::Tcg);
+        assert!(q35.starts_with("pc-q35-7.2,usb=off"), "{q35}");
+        assert_eq!((&*accel, &*cpu), ("tcg,thread=single", "max"));
+        let (microvm, accel, cpu) = machine(Qemu.machine(Acceleration::Kvm), Acceleration::Kvm);
+        assert!(microvm.starts_with("microvm,acpi=on,pcie=on"), "{microvm}");
+        assert_eq!((&*accel, &*cpu), ("kvm", "host"));
+        assert_eq!(Qemu.machine(Acceleration::Tcg), Q35);
+    }
+
+    #[test]
+    fn the_sandbox_denies_all_that_it_can_and_nothing_is_there_by_default() {
+        let arguments = Qemu.arguments(&plan("/d")).unwrap().join(" ");
+        for wanted in [
+            "-nodefaults",
+            "-no-user-config",
+            "-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+        ] {
+            assert!(arguments.contains(wanted), "{arguments}");
+        }
     }
 
     #[test]

@@ -5,10 +5,9 @@ use std::fs;
 
 use lib_store::{Locks, Store, VmRow};
 
-use crate::create::DATA_DISK;
 use crate::error::io_error;
 use crate::liveness::mend_handles;
-use crate::{Life, VmError, life, stop, sweep};
+use crate::{DiskKind, Life, VmError, life, stop, sweep};
 
 /// Something that was found and mended.
 #[derive(Debug)]
@@ -64,7 +63,8 @@ pub fn reconcile(
                     }
                     mended("cleared: sockets without a listener were left");
                 }
-                if !context.vm(&vm.id).join(DATA_DISK).exists() {
+                let kind: DiskKind = vm.spec.disk_kind.parse().unwrap_or_default();
+                if !context.vm(&vm.id).join(kind.file()).exists() {
                     mended("found without its disk: delete it");
                 }
             }

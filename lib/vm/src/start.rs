@@ -9,24 +9,23 @@ use std::time::Duration;
 
 use banger_failpoint::point;
 use banger_wire::monitor::{ControlReply, ControlRequest, ExitRecord, Launch, LaunchReply, file};
-use lib_model::{ByteSize, ImageRecord, KernelRecord};
+use lib_model::{ImageRecord, KernelRecord};
 use lib_store::{Context, Store, VmGuard, VmRow};
 
 use crate::boot_report::{boot_error, timeout_error};
-use crate::create::DATA_DISK;
+use crate::create::WORK_DISK;
 use crate::error::io_error;
 use crate::guest_config::{guest_config, mac, serial, ssh};
 use crate::liveness::monitor;
 use crate::{
-    Accel, Control, DiskPlan, Interrupt, LaunchPlan, Life, VmError, bridge, driver, life, program,
-    stop,
+    Accel, Acceleration, Control, DiskKind, DiskPlan, Driver, Format, Interrupt, LaunchPlan, Life,
+    SharePlan, VmError, bridge, driver, life, preflight, scope, share, stop, volume,
 };
 use crate::{publish, scope};
 
 const CONSOLE_LIMIT: u64 = 4 << 20;
 /// Between two samples of what a VM uses.
 const STATISTICS: Duration = Duration::from_secs(60);
-const LEAST_FREE_SPACE: u64 = 64 << 20;
 
 /// What a start came to.
 pub struct Started {
@@ -36,31 +35,6 @@ pub struct Started {
     pub boot: Duration,
     /// Of an ephemeral VM: it is killed when this is dropped, or its holder dies.
     pub tether: Option<Control>,
-}
-
-/// Checks what a start will need, before anything is made.
-///
-/// # Errors
-/// A missing program or helper, KVM that was demanded, too little disk space.
-pub fn preflight(context: &Context, vmm: &str, accel: Accel) -> Result<(), VmError> {
-    driver(vmm).program()?;
-    program::helper(context.helper("banger-monitor"))?;
-    program::helper(context.helper("banger-agent"))?;
-    accel.choose()?;
-    let data = context.data();
-    let space =
-        nix::sys::statvfs::statvfs(data).map_err(|e| io_error("look at", data)(e.into()))?;
-    let available = space
-        .blocks_available()
-        .saturating_mul(space.fragment_size());
-    if available < LEAST_FREE_SPACE {
-        return Err(VmError::NotEnough {
-            what: "disk space",
-            needed: ByteSize(LEAST_FREE_SPACE).to_string(),
-            available: ByteSize(available).to_string(),
-        });
-    }
-    Ok(())
 }
 
 /// Boots a VM and waits until the guest serves commands. A VM that lives already is waited for.
@@ -182,7 +156,10 @@ fn launch(store: &Store, vm: &VmRow, note: &dyn Fn(&str)) -> Result<(), VmError>
     let kernel = store.kernel(vm.kernel.as_str())?;
     let directory = context.vm(&vm.id);
     let runtime = context.make_vm_runtime(&vm.id)?;
-    grow_disk(&directory.join(DATA_DISK), vm.spec.disk.0)?;
+    volume::check_free(store, vm)?;
+    vm.spec.shares.iter().try_for_each(share::check_again)?;
+    let kind: DiskKind = vm.spec.disk_kind.parse().unwrap_or_default();
+    kind.grow(&directory.join(kind.file()), vm.spec.disk.0)?;
 
     let initrd = directory.join("initrd.img");
     point("start.initrd").map_err(io_error("write", &initrd))?;
@@ -197,18 +174,20 @@ fn launch(store: &Store, vm: &VmRow, note: &dyn Fn(&str)) -> Result<(), VmError>
     let vmlinux = lib_kernel::vmlinux(context, &kernel);
     let mac = reservation.map_or_else(|| mac(&vm.id), |reserved| reserved.mac.to_string());
     let tap = attachment.as_ref().map(bridge::Attachment::descriptor);
+    let driver = driver(&vm.spec.vmm);
     let plan = LaunchPlan {
         name: vm.name.as_str(),
         acceleration,
+        machine: machine(vm, driver, acceleration),
         cpus: vm.spec.cpus,
         memory: vm.spec.memory,
         vmlinux: &vmlinux,
         initrd: &initrd,
         disks: disks(context, vm, &image, &kernel),
+        shares: shares(vm),
         mac: matches!(&*vm.spec.network, "user" | "bridge").then_some(&*mac),
         tap,
     };
-    let driver = driver(&vm.spec.vmm);
     let spec = Launch {
         vm: vm.id.to_string(),
         directory: directory.clone(),
@@ -233,47 +212,64 @@ fn launch(store: &Store, vm: &VmRow, note: &dyn Fn(&str)) -> Result<(), VmError>
     }
 }
 
-/// Gives the disk the size that `set` recorded; the agent grows its file system.
-fn grow_disk(path: &Path, size: u64) -> Result<(), VmError> {
-    let disk = OpenOptions::new()
-        .write(true)
-        .open(path)
-        .map_err(io_error("open", path))?;
-    let length = disk.metadata().map_err(io_error("look at", path))?.len();
-    if length < size {
-        point("start.grow-disk")
-            .and_then(|()| disk.set_len(size))
-            .map_err(io_error("grow", path))?;
-    }
-    Ok(())
-}
-
 fn disks(
     context: &Context,
     vm: &VmRow,
     image: &ImageRecord,
     kernel: &KernelRecord,
 ) -> Vec<DiskPlan> {
-    let mut disks = vec![
-        DiskPlan {
-            path: context.image_disk(&image.id),
-            serial: serial::IMAGE,
-            read_only: true,
-        },
-        DiskPlan {
-            path: context.vm(&vm.id).join(DATA_DISK),
-            serial: serial::DATA,
-            read_only: false,
-        },
-    ];
+    let kind: DiskKind = vm.spec.disk_kind.parse().unwrap_or_default();
+    let directory = context.vm(&vm.id);
+    let mut disks = kind.plans(context.image_disk(&image.id), directory.join(kind.file()));
+    let raw = |path, serial, read_only| DiskPlan {
+        path,
+        serial,
+        read_only,
+        format: Format::Raw,
+    };
     if let Some(path) = lib_kernel::modules_image(context, kernel) {
-        disks.push(DiskPlan {
-            path,
-            serial: serial::MODULES,
-            read_only: true,
-        });
+        disks.push(raw(path, serial::MODULES.to_owned(), true));
+    }
+    if vm.spec.work_disk.is_some() {
+        disks.push(raw(
+            directory.join(WORK_DISK),
+            serial::WORK.to_owned(),
+            false,
+        ));
+    }
+    for (index, volume) in vm.spec.volumes.iter().enumerate() {
+        let path = volume::file(context, &volume.name);
+        disks.push(raw(path, serial::volume(index), volume.read_only));
     }
     disks
+}
+
+fn shares(vm: &VmRow) -> Vec<SharePlan> {
+    let shares = vm
+        .spec
+        .shares
+        .iter()
+        .enumerate()
+        .map(|(index, share)| SharePlan {
+            source: share.source.clone(),
+            tag: serial::share(index),
+            read_only: share.read_only,
+        });
+    shares.collect()
+}
+
+/// What is recorded, unless the VM was made where KVM worked and is now emulated, or the other way.
+fn machine<'a>(vm: &'a VmRow, driver: &dyn Driver, acceleration: Acceleration) -> &'a str {
+    let usual = driver.machine(acceleration);
+    let other = match acceleration {
+        Acceleration::Kvm => Acceleration::Tcg,
+        Acceleration::Tcg => Acceleration::Kvm,
+    };
+    match vm.spec.machine.as_str() {
+        "" => usual,
+        recorded if recorded == driver.machine(other) => usual,
+        recorded => recorded,
+    }
 }
 
 /// Starts the monitor and reads its one line. The monitor detaches itself; its own error output goes

@@ -60,6 +60,7 @@ fn request(args: &ImportArgs, config: &Config, filesystem: Filesystem) -> Import
             working_dir: args.workdir.clone(),
             entrypoint: words(&args.entrypoint),
             cmd: words(&args.cmd),
+            stop_signal: String::new(),
         },
         limits: args.limits.over(&config.limits),
         size: args.size.choice(),

@@ -8,7 +8,7 @@ use lib_model::{
     ByteSize, ImageRecord, OperationId, OperationRecord, Progress, Record, VmId, VmName,
 };
 use lib_store::{Locks, Store, VmGuard, VmRow};
-use lib_vm::{Control, CreateRequest, Created, Interrupt, Network, VmError};
+use lib_vm::{Control, CreateRequest, Created, Interrupt, Network, Processes, VmError};
 
 use crate::cli::{CreateArgs, MachineArgs};
 use crate::{resolve, worker};
@@ -105,8 +105,10 @@ fn make(
 ) -> Result<VmRow, Failure> {
     let image = resolve::image(session, store, locks, image, args.machine.pull)?;
     let name = args.name.as_ref();
+    let choice = args.machine.init.clone().unwrap_or_default();
     let request = CreateRequest {
         id,
+        processes: lib_vm::processes(&choice, &image.config, &args.command),
         ..request(name, &args.machine, false)
     };
     let made = machine(session, store, locks, &image, &request, &args.machine)?;
@@ -136,7 +138,7 @@ pub(crate) fn machine(
 ) -> Result<Made, Failure> {
     lib_vm::sweep(store, locks)?;
     let request = &network(session, request, args);
-    lib_vm::preflight(&session.context, "qemu", args.accel())?;
+    lib_vm::preflight_create(&session.context, image, request)?;
     if let Some(name) = &request.name
         && store.vm_names()?.iter().any(|taken| taken == name.as_str())
     {
@@ -177,12 +179,48 @@ pub(crate) fn request(name: Option<&VmName>, args: &MachineArgs, ephemeral: bool
         network: args.network(),
         nat: args.nat,
         accel: args.accel(),
-        entrypoint: Vec::new(),
+        processes: Processes {
+            init: "none".to_owned(),
+            entrypoint: Vec::new(),
+        },
+        env: environment(args, &|name| std::env::var(name).ok()),
+        disk_kind: args.disk_kind(),
+        work_disk: args.work_disk,
+        volumes: args.volumes.clone(),
+        shares: args.shares.clone(),
+        mount_roots: args.mount_roots.clone(),
         ephemeral,
         idle_stop: args.idle_stop.filter(|idle| !idle.is_zero()),
         publish: args.publish.clone(),
         id: None,
     }
+}
+
+/// Of both spellings that programs know.
+const PROXIES: [&str; 8] = [
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "all_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "ALL_PROXY",
+];
+
+/// What is recorded with the VM; a name alone stands for the host's value, and for nothing without one.
+fn environment(args: &MachineArgs, host: &dyn Fn(&str) -> Option<String>) -> Vec<String> {
+    let pair = |name: &str| Some(format!("{name}={}", host(name)?));
+    let proxies = PROXIES.iter().filter(|_| args.env_proxy);
+    let proxies = proxies.filter_map(|name| pair(name));
+    let given = args
+        .vm_env
+        .iter()
+        .filter_map(|word| match word.contains('=') {
+            true => Some(word.clone()),
+            false => pair(word),
+        });
+    proxies.chain(given).collect()
 }
 
 fn give_up_if_interrupted(

@@ -21,4 +21,5 @@ pub(crate) mod ssh_proxy;
 pub(crate) mod start;
 pub(crate) mod stats;
 pub(crate) mod stop;
+pub(crate) mod volume;
 pub(crate) mod wait;

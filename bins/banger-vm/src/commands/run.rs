@@ -4,7 +4,7 @@ use lib_cli::{Failure, Session, StdinRecords};
 use lib_config::{Config, Environment};
 use lib_model::{ImageRecord, Record};
 use lib_store::{Locks, Store, VmRow};
-use lib_vm::Interrupt;
+use lib_vm::{CreateRequest, InitChoice, Interrupt};
 
 use crate::OWN_FAILURE;
 use crate::cli::RunArgs;
@@ -38,7 +38,12 @@ fn run_inner(session: &mut Session, mut args: RunArgs) -> Result<u8, Failure> {
             args.machine.pull,
         )?
     };
-    let command = if args.command.is_empty() {
+    let init = args.machine.init.clone();
+    let boots_init = init.is_none() && args.command.is_empty() && lib_vm::is_init(&image.config);
+    let command = if boots_init {
+        // An init is no command; it gets its machine, and the user a shell in it.
+        Vec::new()
+    } else if args.command.is_empty() {
         let config = &image.config;
         config
             .entrypoint
@@ -54,7 +59,20 @@ fn run_inner(session: &mut Session, mut args: RunArgs) -> Result<u8, Failure> {
     } else {
         Input::ours(&args.process)
     };
-    let request = create::request(args.name.as_ref(), &args.machine, !args.keep);
+    let choice = match init {
+        Some(choice) => choice,
+        None if boots_init => InitChoice::Auto,
+        None => InitChoice::None,
+    };
+    let mut processes = lib_vm::processes(&choice, &image.config, &[]);
+    if processes.init == "none" {
+        // The command is ours to run, with our input and output.
+        processes.entrypoint.clear();
+    }
+    let request = CreateRequest {
+        processes,
+        ..create::request(args.name.as_ref(), &args.machine, !args.keep)
+    };
     let made = create::machine(
         session,
         &mut store,

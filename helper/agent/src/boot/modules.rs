@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 
-use banger_wire::config::MODULES_PATH;
+use banger_wire::config::{GuestConfig, MODULES_PATH, Root, on_demand};
 use nix::errno::Errno;
 use nix::kmod::{ModuleInitFlags, finit_module};
 
@@ -13,13 +13,13 @@ use super::{BootError, While};
 ///
 /// # Errors
 /// A module is missing or the kernel refuses it; what is loaded already is fine.
-pub(super) fn load() -> Result<(), BootError> {
+pub(super) fn load(config: &GuestConfig) -> Result<(), BootError> {
     let list = match std::fs::read_to_string(MODULES_PATH) {
         Ok(list) => list,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(BootError(format!("reading {MODULES_PATH}: {error}"))),
     };
-    for path in paths(&list) {
+    for path in paths(&list).filter(|path| wanted(path, config)) {
         let file = File::open(path).context(|| format!("opening kernel module {path}"))?;
         match finit_module(&file, c"", flags(path)) {
             Ok(()) | Err(Errno::EEXIST) => {}
@@ -29,6 +29,21 @@ pub(super) fn load() -> Result<(), BootError> {
         }
     }
     Ok(())
+}
+
+fn wanted(path: &str, config: &GuestConfig) -> bool {
+    let name = name(path);
+    let snapshot = matches!(config.root, Root::Snapshot { .. });
+    !(on_demand::SNAPSHOT.contains(&&*name) && !snapshot
+        || on_demand::SHARE.contains(&&*name) && config.shares.is_empty())
+}
+
+/// `dm_mod` of `/banger/modules/007-dm-mod.ko.xz`: a number for the order, dashes as the file has them.
+fn name(path: &str) -> String {
+    let file = path.rsplit('/').next().unwrap_or(path);
+    let file = file.trim_start_matches(|c: char| c.is_ascii_digit());
+    let stem = file.trim_start_matches('-').split('.').next();
+    stem.unwrap_or_default().replace('-', "_")
 }
 
 fn paths(list: &str) -> impl Iterator<Item = &str> {
@@ -50,6 +65,17 @@ fn flags(path: &str) -> ModuleInitFlags {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_compared_with_underscores() {
+        for (path, expected) in [
+            ("/banger/modules/007-dm-mod.ko.xz", "dm_mod"),
+            ("/banger/modules/012-9pnet_virtio.ko", "9pnet_virtio"),
+            ("virtio_blk.ko", "virtio_blk"),
+        ] {
+            assert_eq!(name(path), expected);
+        }
+    }
 
     #[test]
     fn lists_may_have_blanks_and_comments() {

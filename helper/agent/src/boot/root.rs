@@ -3,17 +3,17 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 
-use banger_wire::config::{Disk, GuestConfig, Root};
+use banger_wire::config::{Disk, GuestConfig, Init, Root};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, mkdirat};
 
 use super::grow::grow;
-use super::{BootError, While, disk};
+use super::{BootError, While, disk, mapper, share, state, volume};
 
 const NEW_ROOT: &str = "/newroot";
 const IMAGE: &str = "/image";
@@ -25,8 +25,12 @@ const MODULES: &str = "/lib/modules";
 pub(super) struct Hidden {
     /// Directories on the writable file systems, for the shutdown.
     pub(super) disks: Vec<File>,
-    initramfs: File,
+    pub(super) initramfs: File,
 }
+
+/// Where an init finds the data disk below the root, to make it read-only at shutdown: what is there is not
+/// unmounted by systemd ("initrd interface" in its documentation), but made read-only as all else.
+const DATA_FOR_INIT: &str = "/run/initramfs/banger-data";
 
 /// Mounts the root and the modules and enters the root.
 ///
@@ -36,15 +40,28 @@ pub(super) fn enter(config: &GuestConfig) -> Result<Hidden, BootError> {
     let disks = match &config.root {
         Root::Disk { image } => {
             mount_disk(image, NEW_ROOT, MsFlags::empty())?;
+            grow_root(&disk::find(&image.serial)?, NEW_ROOT)?;
+            Vec::new()
+        }
+        Root::Snapshot {
+            image,
+            exceptions,
+            bytes,
+        } => {
+            let (origin, exceptions) = (disk::find(&image.serial)?, disk::find(exceptions)?);
+            let device = mapper::snapshot(&origin, &exceptions, *bytes)?;
+            mount_device(&device, image, NEW_ROOT, MsFlags::empty())?;
+            grow_root(&device, NEW_ROOT)?;
             Vec::new()
         }
         Root::Overlay { image, data } => {
             mount_disk(image, IMAGE, MsFlags::MS_RDONLY)?;
             mount_disk(data, DATA, MsFlags::empty())?;
-            let device = disk::find(&data.serial)?;
-            grow(&device, Path::new(DATA))
-                .context(|| format!("growing the file system of {}", device.display()))?;
+            grow_root(&disk::find(&data.serial)?, DATA)?;
             mount_overlay()?;
+            if config.init != Init::Agent {
+                show_data().context(|| format!("showing {DATA} at {DATA_FOR_INIT}"))?;
+            }
             vec![File::open(DATA).context(|| format!("opening {DATA}"))?]
         }
     };
@@ -52,6 +69,7 @@ pub(super) fn enter(config: &GuestConfig) -> Result<Hidden, BootError> {
     let modules = modules
         .map(|m| Ok((disk::find(&m.serial)?, m)))
         .transpose()?;
+    let volumes = volume::find(&config.volumes)?;
     let initramfs = File::open("/").context(|| "opening the initramfs".to_owned())?;
     move_kernel_mounts()?;
     switch_root().context(|| "entering the image's root".to_owned())?;
@@ -69,14 +87,28 @@ pub(super) fn enter(config: &GuestConfig) -> Result<Hidden, BootError> {
         });
         mounted.context(|| format!("mounting the modules {} on {MODULES}", device.display()))?;
     }
+    if let Some(data) = disks.first() {
+        state::bind(data);
+    }
+    volume::mount_all(&volumes, &config.process.user)?;
+    share::mount_all(&config.shares)?;
     Ok(Hidden { disks, initramfs })
 }
 
+fn grow_root(device: &Path, root: &str) -> Result<(), BootError> {
+    grow(device, Path::new(root))
+        .map(drop)
+        .context(|| format!("growing the file system of {}", device.display()))
+}
+
 fn mount_disk(disk: &Disk, target: &str, flags: MsFlags) -> Result<(), BootError> {
-    let device = disk::find(&disk.serial)?;
+    mount_device(&disk::find(&disk.serial)?, disk, target, flags)
+}
+
+fn mount_device(device: &Path, disk: &Disk, target: &str, flags: MsFlags) -> Result<(), BootError> {
     let kind = Some(disk.filesystem.as_str());
     fs::create_dir_all(target)
-        .and_then(|()| Ok(mount(Some(&device), target, kind, flags, None::<&str>)?))
+        .and_then(|()| Ok(mount(Some(device), target, kind, flags, None::<&str>)?))
         .context(|| {
             format!(
                 "mounting {} (serial {}) as {} on {target}",
@@ -110,6 +142,21 @@ fn mount_overlay() -> Result<(), BootError> {
             )?)
         })
         .context(|| "joining image and data disk by overlayfs".to_owned())
+}
+
+fn show_data() -> io::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(DATA_FOR_INIT)?;
+    let bind = MsFlags::MS_BIND;
+    Ok(mount(
+        Some(DATA),
+        DATA_FOR_INIT,
+        None::<&str>,
+        bind,
+        None::<&str>,
+    )?)
 }
 
 /// `/proc` comes last: the others are reached through it.
@@ -169,6 +216,19 @@ fn switch_root() -> io::Result<()> {
 }
 
 impl Hidden {
+    /// For the agent beside init, which was given the initramfs.
+    ///
+    /// # Errors
+    /// When the data disk is there and cannot be opened.
+    pub(super) fn beside(initramfs: File) -> Result<Hidden, BootError> {
+        let disks = match File::open(DATA_FOR_INIT) {
+            Ok(data) => vec![data],
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(BootError(format!("opening {DATA_FOR_INIT}: {error}"))),
+        };
+        Ok(Hidden { disks, initramfs })
+    }
+
     /// Frees the initramfs' memory and forgets the configuration in it; for when the guest is ready.
     /// What cannot be freed is lost, not wrong.
     pub(super) fn free_initramfs(&self) {

@@ -223,6 +223,7 @@ fn a_root_file_system_gets_its_configuration_from_options() {
             working_dir: "/w".into(),
             entrypoint: vec!["/bin/sh".into()],
             cmd: vec!["-l".into()],
+            stop_signal: String::new(),
         },
         ..called("host")
     };

@@ -1,0 +1,232 @@
+//! Directories of the host that a guest sees.
+//!
+//! What is shared is decided once, when the VM is made: links in the path that was typed are resolved then,
+//! and the place is recorded. At each start the recorded path must lead to a directory without any link, so
+//! that nobody who can write above it (another guest, through a share of its own) moves it elsewhere.
+
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use lib_store::ShareUse;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::unistd::geteuid;
+
+use crate::VmError;
+
+/// `HOST:GUEST[:ro|rw]`, as it was typed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShareRequest {
+    /// On the host.
+    pub source: PathBuf,
+    /// In the guest, absolute.
+    pub path: String,
+    /// The guest cannot write.
+    pub read_only: bool,
+}
+
+/// `NAME:PATH[:ro|rw]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeRequest {
+    /// The volume; made when it is missing.
+    pub name: lib_model::VmName,
+    /// In the guest, absolute.
+    pub path: String,
+    /// The guest cannot write.
+    pub read_only: bool,
+}
+
+/// Splits `FIRST:PATH[:ro|rw]`; the first part may have colons of its own.
+fn split(text: &str, default_read_only: bool) -> Result<(&str, &str, bool), String> {
+    let (rest, read_only) = match text.rsplit_once(':') {
+        Some((rest, "ro")) => (rest, true),
+        Some((rest, "rw")) => (rest, false),
+        _ => (text, default_read_only),
+    };
+    match rest.rsplit_once(':') {
+        Some((first, path)) if !first.is_empty() && path.starts_with('/') && path != "/" => {
+            Ok((first, path, read_only))
+        }
+        _ => Err(format!(
+            "`{text}` names no absolute path of the guest behind a colon"
+        )),
+    }
+}
+
+impl FromStr for ShareRequest {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (source, path, read_only) = split(text, true)?;
+        Ok(ShareRequest {
+            source: PathBuf::from(source),
+            path: path.to_owned(),
+            read_only,
+        })
+    }
+}
+
+impl FromStr for VolumeRequest {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, path, read_only) = split(text, false)?;
+        Ok(VolumeRequest {
+            name: name
+                .try_into()
+                .map_err(|error: lib_model::NameError| error.to_string())?,
+            path: path.to_owned(),
+            read_only,
+        })
+    }
+}
+
+fn mode(read_only: bool) -> &'static str {
+    if read_only { "ro" } else { "rw" }
+}
+
+impl std::fmt::Display for ShareRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let source = self.source.display();
+        write!(f, "{source}:{}:{}", self.path, mode(self.read_only))
+    }
+}
+
+impl std::fmt::Display for VolumeRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}:{}", self.name, self.path, mode(self.read_only))
+    }
+}
+
+/// Resolves what was typed and refuses what may not be shared: with `roots`, whatever is not below one of
+/// them; without, directories of other users.
+///
+/// # Errors
+/// [`VmError::Share`].
+pub(crate) fn resolve(request: &ShareRequest, roots: &[PathBuf]) -> Result<ShareUse, VmError> {
+    let refused = |reason: String| VmError::Share {
+        path: request.source.clone(),
+        reason,
+    };
+    let source = request
+        .source
+        .canonicalize()
+        .map_err(|error| refused(error.to_string()))?;
+    let metadata = source
+        .metadata()
+        .map_err(|error| refused(error.to_string()))?;
+    if !metadata.is_dir() {
+        return Err(refused("it is no directory".to_owned()));
+    }
+    if source.to_str().is_none() {
+        return Err(refused("its path is not UTF-8".to_owned()));
+    }
+    let allowed = match roots {
+        [] => geteuid().is_root() || metadata.uid() == geteuid().as_raw(),
+        roots => roots
+            .iter()
+            .filter_map(|root| root.canonicalize().ok())
+            .any(|root| source.starts_with(root)),
+    };
+    if !allowed {
+        let leads = if source == request.source {
+            String::new()
+        } else {
+            format!("it leads to {}, which ", source.display())
+        };
+        return Err(refused(match roots {
+            [] => format!("{leads}belongs to another user"),
+            _ => format!("{leads}is below none of vm.mount-roots"),
+        }));
+    }
+    Ok(ShareUse {
+        source,
+        path: request.path.clone(),
+        read_only: request.read_only,
+    })
+}
+
+/// Looks again at the directory that was recorded: no part of its path may have become a link.
+///
+/// # Errors
+/// [`VmError::Share`].
+pub(crate) fn check_again(share: &ShareUse) -> Result<(), VmError> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    open(&share.source, how).map_err(|error| VmError::Share {
+        path: share.source.clone(),
+        reason: match error {
+            nix::errno::Errno::ELOOP => {
+                "a part of its path has become a symbolic link since the VM was made".to_owned()
+            }
+            error => error.desc().to_owned(),
+        },
+    })
+}
+
+fn open(path: &Path, how: OpenHow) -> nix::Result<()> {
+    openat2(AT_FDCWD.as_fd(), path, how).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn what_is_typed_is_split_from_behind() {
+        let share: ShareRequest = "/a:b:/src".parse().unwrap();
+        assert_eq!(
+            (share.source.as_path(), &*share.path, share.read_only),
+            (Path::new("/a:b"), "/src", true)
+        );
+        assert!(!"./x:/src:rw".parse::<ShareRequest>().unwrap().read_only);
+        assert!(!"data:/var/data".parse::<VolumeRequest>().unwrap().read_only);
+        for wrong in ["", "x", "/a", ":/b", "/a:b", "/a:/", "/a:ro"] {
+            assert!(wrong.parse::<ShareRequest>().is_err(), "{wrong}");
+        }
+        assert!("../x:/b".parse::<VolumeRequest>().is_err());
+        for text in ["/a:/b:ro", "/a:/b:rw"] {
+            assert_eq!(text.parse::<ShareRequest>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_link_out_of_the_allowed_place_is_refused_then_and_later() {
+        let place = tempfile::tempdir().unwrap();
+        let base = place.path().canonicalize().unwrap();
+        let (allowed, other) = (base.join("allowed"), base.join("other"));
+        std::fs::create_dir_all(allowed.join("project")).unwrap();
+        std::fs::create_dir(&other).unwrap();
+        symlink(&other, allowed.join("out")).unwrap();
+        symlink("project", allowed.join("in")).unwrap();
+        let roots = [allowed.clone()];
+        let request = |path: PathBuf| ShareRequest {
+            source: path,
+            path: "/src".into(),
+            read_only: true,
+        };
+        for outside in [
+            allowed.join("out"),
+            other.clone(),
+            allowed.join("project/../../other"),
+        ] {
+            let error = resolve(&request(outside), &roots).unwrap_err().to_string();
+            assert!(error.contains("below none of vm.mount-roots"), "{error}");
+        }
+        let share = resolve(&request(allowed.join("in")), &roots).unwrap();
+        assert_eq!(share.source, allowed.join("project"));
+        check_again(&share).unwrap();
+        // Somebody moves it while the VM does not run.
+        std::fs::rename(allowed.join("project"), allowed.join("away")).unwrap();
+        assert!(check_again(&share).is_err());
+        symlink(&other, allowed.join("project")).unwrap();
+        let error = check_again(&share).unwrap_err().to_string();
+        assert!(error.contains("has become a symbolic link"), "{error}");
+        std::fs::write(allowed.join("file"), "").unwrap();
+        let error = resolve(&request(allowed.join("file")), &roots).unwrap_err();
+        assert!(error.to_string().contains("no directory"), "{error}");
+    }
+}
