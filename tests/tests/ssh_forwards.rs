@@ -207,14 +207,14 @@ fn editor(sandbox: &Sandbox) {
         .ok();
     std::fs::write(
         sandbox.path("batch"),
-        "put /bin/busybox /root/server\nchmod 755 /root/server\nput -r www /root/www\n",
+        "put /bin/busybox /root/busybox-server\nchmod 755 /root/busybox-server\nput -r www /root/www\n",
     )
     .expect("the connection holds");
     sandbox.sh("sftp -F config -b batch t.vm").ok();
     let port = free_port();
     let server = sandbox.start(&format!(
         "exec ssh -F config -o ExitOnForwardFailure=yes -L {port}:127.0.0.1:8000 t.vm \
-         'echo ready; exec /root/server httpd -f -p 127.0.0.1:8000 -h /root/www'"
+         'echo ready; exec /root/busybox-server httpd -f -p 127.0.0.1:8000 -h /root/www'"
     ));
     server.wait_for_stdout("ready");
     let page = eventually("the server answers", PATIENCE, || {
