@@ -19,24 +19,28 @@ fn one_line_comes_and_goes() {
 
     // Nothing was there, and nothing is afterwards.
     install().ok();
-    let text = fs::read_to_string(&config).unwrap();
+    let text = fs::read_to_string(&config).expect("the sandbox is ours");
     assert_eq!(text.lines().count(), 1, "{text}");
     assert!(text.starts_with("Include \"/"), "{text}");
     install().exits(0).says("already");
-    assert_eq!(fs::read_to_string(&config).unwrap(), text);
+    assert_eq!(
+        fs::read_to_string(&config).expect("the sandbox is ours"),
+        text
+    );
     remove().ok();
     assert!(!directory.exists());
     remove().ok();
 
     // A dotfile manager's, with a mode and an odd end.
     let mine = "Host a\n\tUser b\r\n# no end of line";
-    fs::create_dir(&directory).unwrap();
-    fs::write(sandbox.path("dotfile"), mine).unwrap();
-    fs::set_permissions(sandbox.path("dotfile"), fs::Permissions::from_mode(0o644)).unwrap();
-    std::os::unix::fs::symlink("../../dotfile", &config).unwrap();
+    fs::create_dir(&directory).expect("the sandbox is ours");
+    fs::write(sandbox.path("dotfile"), mine).expect("the sandbox is ours");
+    fs::set_permissions(sandbox.path("dotfile"), fs::Permissions::from_mode(0o644))
+        .expect("the sandbox is ours");
+    std::os::unix::fs::symlink("../../dotfile", &config).expect("the sandbox is ours");
     install().ok();
     assert!(config.is_symlink());
-    let text = fs::read_to_string(&config).unwrap();
+    let text = fs::read_to_string(&config).expect("the sandbox is ours");
     assert!(text.ends_with(&format!("\n{mine}")), "{text}");
     // ssh(1) agrees: the line is for VMs only, and the rest is as it was.
     let seen = |host: &str| {
@@ -63,14 +67,21 @@ fn one_line_comes_and_goes() {
     }
     remove().ok();
     assert!(config.is_symlink());
-    assert_eq!(fs::read_to_string(&config).unwrap(), mine);
-    let mode = fs::metadata(&config).unwrap().permissions().mode();
+    assert_eq!(
+        fs::read_to_string(&config).expect("the sandbox is ours"),
+        mine
+    );
+    let mode = fs::metadata(&config)
+        .expect("the sandbox is ours")
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o7777, 0o644);
 
     // What is the user's own about VMs is said.
-    fs::remove_file(&config).unwrap();
-    fs::write(&config, "Host *.vm\n  User me\n").unwrap();
-    fs::write(directory.join("known_hosts"), "dev.vm ssh-ed25519 AAAA\n").unwrap();
+    fs::remove_file(&config).expect("the sandbox is ours");
+    fs::write(&config, "Host *.vm\n  User me\n").expect("the sandbox is ours");
+    fs::write(directory.join("known_hosts"), "dev.vm ssh-ed25519 AAAA\n")
+        .expect("the sandbox is ours");
     install()
         .exits(0)
         .says("config:2 is about VMs")
@@ -84,7 +95,7 @@ fn one_line_comes_and_goes() {
     let printed = sandbox.sh("banger-vm ssh-config");
     assert!(printed.ok().contains("\nHost *.vm "), "{printed}");
     assert_eq!(
-        fs::read_to_string(&config).unwrap(),
+        fs::read_to_string(&config).expect("the sandbox is ours"),
         "Host *.vm\n  User me\n"
     );
 }
@@ -92,11 +103,13 @@ fn one_line_comes_and_goes() {
 /// A VM `dev` with rsync, scp and the tools of key agents, and the configuration in place.
 fn guest() -> Sandbox {
     let sandbox = Sandbox::for_guests();
-    let tools = programs(&["/usr/bin/rsync", "/usr/bin/scp", "/usr/bin/ssh-add"]).unwrap();
-    let image = Image::busybox().unwrap().with(tools);
+    let tools = programs(&["/usr/bin/rsync", "/usr/bin/scp", "/usr/bin/ssh-add"])
+        .expect("the sandbox is ours");
+    let mut image = Image::busybox().expect("the sandbox is ours").with(tools);
+    image.config = serde_json::json!({"Env": ["PATH=/bin:/usr/bin"]});
     image
         .write_archive(&sandbox.path("tools.tar"), "tools:latest")
-        .unwrap();
+        .expect("the sandbox is ours");
     sandbox.sh("banger-image import tools.tar").ok();
     sandbox
         .sh("banger-vm create --name dev --network none tools")
@@ -128,7 +141,7 @@ fn the_users_own_tools_reach_vms_by_name() {
     // Another key than the one that the store has for it.
     sandbox.sh("ssh-keygen -q -t ed25519 -N '' -f other").ok();
     let key = sandbox.vm_directory("dev").join("ssh/host_key");
-    fs::copy(sandbox.path("other"), &key).unwrap();
+    fs::copy(sandbox.path("other"), &key).expect("the sandbox is ours");
     sandbox
         .sh("ssh -F home/.ssh/config dev.vm true")
         .exits(255)
@@ -143,7 +156,7 @@ fn transfers(sandbox: &Sandbox) {
          ln /root/d/moved /root/d/hard\nchmod 640 /root/d/moved\nput -r tree /root/tree\n\
          get -p /root/d/link back\nget -r /root/tree tree-back\nls -la /root/d\ndf /root\npwd\n",
     )
-    .unwrap();
+    .expect("the sandbox is ours");
     sandbox.sh("touch -d @1600000000 big").ok();
     let done = sandbox.sh("sftp -F home/.ssh/config -b batch dev.vm");
     assert!(
@@ -259,7 +272,7 @@ fn agents(sandbox: &Sandbox) {
         let added = sandbox.sh(&format!("SSH_AUTH_SOCK={socket} ssh-add -q lent"));
         (added.status == 0).then_some(())
     });
-    let public = fs::read_to_string(sandbox.path("lent.pub")).unwrap();
+    let public = fs::read_to_string(sandbox.path("lent.pub")).expect("the sandbox is ours");
     let listed = sandbox.sh(&format!(
         "SSH_AUTH_SOCK={socket} banger-vm ssh -A dev -- ssh-add -L"
     ));

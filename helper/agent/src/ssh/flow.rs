@@ -150,3 +150,60 @@ impl AsyncWrite for Throttled {
         Pin::new(&mut self.get_mut().socket).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    fn run<T>(test: impl Future<Output = T>) -> T {
+        crate::runtime().unwrap().block_on(test)
+    }
+
+    #[test]
+    fn windows_shrink_while_too_much_waits() {
+        let flow = Arc::<Flow>::default();
+        assert_eq!(flow.window(), WINDOW);
+        let chunk = vec![0; HIGH / 4];
+        let mut held: Vec<Held> = (0..4).map(|_| flow.hold(&chunk).unwrap()).collect();
+        assert_eq!(flow.window(), DRIP);
+        held.pop();
+        assert_eq!(flow.window(), WINDOW);
+    }
+
+    #[test]
+    fn a_client_that_ignores_its_windows_is_cut_off() {
+        let flow = Arc::<Flow>::default();
+        let chunk = vec![0; 16 << 20];
+        let held: Vec<_> = (0..32).map_while(|_| flow.hold(&chunk).ok()).collect();
+        assert!(
+            held.len() <= LIMIT / chunk.len() + 1,
+            "{} were taken",
+            held.len()
+        );
+        assert!(flow.hold(b"more").is_err());
+        drop(held);
+        assert!(flow.hold(b"more").is_ok());
+    }
+
+    #[test]
+    fn reads_go_on_slowly_and_all_arrives() {
+        run(async {
+            let flow = Arc::<Flow>::default();
+            let held = flow.hold(&vec![0; HIGH]).unwrap();
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            let mut throttled = Throttled::new(ours, flow);
+            let text: Vec<u8> = (0..100_000u32).map(|i| i as u8).collect();
+            let writing = async {
+                theirs.write_all(&text[..50_000]).await.unwrap();
+                theirs.write_all(&text[50_000..]).await.unwrap();
+                drop(theirs);
+            };
+            let mut read = Vec::new();
+            let (_, result) = tokio::join!(writing, throttled.read_to_end(&mut read));
+            result.unwrap();
+            assert!(read == text, "{} bytes", read.len());
+            drop(held);
+        });
+    }
+}

@@ -144,14 +144,14 @@ pub(super) async fn dial(
             Ok(socket) => {
                 let _ = socket.set_nodelay(true);
                 reply.accept().await;
-                relay(socket, channel, inputs).await;
+                relay(&connection, socket, channel, inputs).await;
             }
             Err(_) => reject(&connection, &channel, reply, failed).await,
         },
         Target::Unix(path) => match UnixStream::connect(path).await {
             Ok(socket) => {
                 reply.accept().await;
-                relay(socket, channel, inputs).await;
+                relay(&connection, socket, channel, inputs).await;
             }
             Err(_) => reject(&connection, &channel, reply, failed).await,
         },
@@ -244,13 +244,14 @@ async fn offer(
     if let Ok(channel) = opened {
         let (_, channel) = channel.split();
         if let Some(inputs) = connection.inputs.receiver(channel.id()) {
-            relay(socket, channel, inputs).await;
+            relay(&connection, socket, channel, inputs).await;
         }
     }
 }
 
 /// Moves bytes until both directions have ended or the client closes the channel.
 async fn relay(
+    connection: &Connection,
     socket: impl AsyncRead + AsyncWrite,
     channel: ChannelWriteHalf<Msg>,
     mut inputs: UnboundedReceiver<Input>,
@@ -270,7 +271,9 @@ async fn relay(
         while let Some(input) = inputs.recv().await {
             match input {
                 Input::Data(held) => {
-                    if writer.write_all(&held.bytes).await.is_err() {
+                    let written = writer.write_all(&held.bytes).await;
+                    drop(held);
+                    if written.is_err() {
                         return Ended::Early;
                     }
                 }
@@ -298,6 +301,7 @@ async fn relay(
         }
     }
     let _ = channel.close().await;
+    connection.inputs.close(channel.id());
 }
 
 /// How the client's direction ended.

@@ -111,6 +111,7 @@ impl Handler {
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
         } else {
             let (_, write) = channel.split();
+            self.inputs.open(write.id());
             self.event(Event::Dial(target, write, reply));
         }
         Ok(())
@@ -174,7 +175,9 @@ impl russh::server::Handler for Handler {
             return Ok(());
         }
         let (_, write) = channel.split();
+        self.sessions.retain(|id, _| self.inputs.has(*id));
         self.sessions.insert(write.id(), Told::default());
+        self.inputs.open(write.id());
         self.event(Event::Session(write, account));
         reply.accept().await;
         Ok(())
@@ -212,6 +215,17 @@ impl russh::server::Handler for Handler {
         self.dial(Target::Unix(path.into()), channel, reply).await
     }
 
+    async fn channel_open_confirmation(
+        &mut self,
+        channel: ChannelId,
+        _: u32,
+        _: u32,
+        _: &mut Session,
+    ) -> Result<(), Error> {
+        self.inputs.open(channel);
+        Ok(())
+    }
+
     async fn data(
         &mut self,
         channel: ChannelId,
@@ -233,7 +247,6 @@ impl russh::server::Handler for Handler {
     }
 
     async fn channel_close(&mut self, channel: ChannelId, _: &mut Session) -> Result<(), Error> {
-        self.sessions.remove(&channel);
         self.inputs.close(channel);
         Ok(())
     }

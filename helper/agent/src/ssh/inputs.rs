@@ -55,30 +55,71 @@ pub(super) enum Start {
     Sftp,
 }
 
-type Queue = (UnboundedSender<Input>, Option<UnboundedReceiver<Input>>);
+/// One channel's queue.
+#[derive(Debug)]
+struct Queue {
+    sender: UnboundedSender<Input>,
+    /// Until its task takes it.
+    receiver: Option<UnboundedReceiver<Input>>,
+    closed: bool,
+}
+
+impl Queue {
+    fn new() -> Queue {
+        let (sender, receiver) = unbounded_channel();
+        Queue {
+            sender,
+            receiver: Some(receiver),
+            closed: false,
+        }
+    }
+}
 
 /// The queues of all channels. Unbounded, because [`Flow`](super::flow::Flow) counts the data.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Inputs(Arc<Mutex<HashMap<ChannelId, Queue>>>);
 
 impl Inputs {
-    /// Adds to a channel's queue; whoever is first makes it.
+    /// Makes a channel's queue, if nobody has yet.
+    pub(super) fn open(&self, channel: ChannelId) {
+        self.lock().entry(channel).or_insert_with(Queue::new);
+    }
+
+    /// Adds to a channel's queue; one that is closed drops it.
     pub(super) fn send(&self, channel: ChannelId, input: Input) {
-        // Whoever has dropped the receiver wants nothing more.
-        let _ = self.queue(channel).0.send(input);
+        if let Some(queue) = self.lock().get(&channel) {
+            // Whoever has dropped the receiver wants nothing more.
+            let _ = queue.sender.send(input);
+        }
     }
 
     /// The channel's end of the queue; its first taker gets it.
     pub(super) fn receiver(&self, channel: ChannelId) -> Option<UnboundedReceiver<Input>> {
         let mut queues = self.lock();
-        queues.entry(channel).or_insert_with(new).1.take()
+        let queue = queues.entry(channel).or_insert_with(Queue::new);
+        let (receiver, closed) = (queue.receiver.take(), queue.closed);
+        if closed {
+            queues.remove(&channel);
+        }
+        receiver
     }
 
-    /// Forgets a channel; what is queued can still be received.
+    /// Forgets a channel, for the client's closing and for ours: russh tells only of the first. What is
+    /// queued can still be received.
     pub(super) fn close(&self, channel: ChannelId) {
-        if let Some((sender, _)) = self.lock().remove(&channel) {
-            let _ = sender.send(Input::Closed);
+        let mut queues = self.lock();
+        if let Some(queue) = queues.get_mut(&channel) {
+            let _ = queue.sender.send(Input::Closed);
+            queue.closed = true;
+            if queue.receiver.is_none() {
+                queues.remove(&channel);
+            }
         }
+    }
+
+    /// Whether the channel is open.
+    pub(super) fn has(&self, channel: ChannelId) -> bool {
+        self.lock().contains_key(&channel)
     }
 
     /// How many channels there are.
@@ -86,17 +127,7 @@ impl Inputs {
         self.lock().len()
     }
 
-    fn queue(&self, channel: ChannelId) -> Queue {
-        let mut queues = self.lock();
-        (queues.entry(channel).or_insert_with(new).0.clone(), None)
-    }
-
     fn lock(&self) -> MutexGuard<'_, HashMap<ChannelId, Queue>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn new() -> Queue {
-    let (sender, receiver) = unbounded_channel();
-    (sender, Some(receiver))
 }

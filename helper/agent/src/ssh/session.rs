@@ -82,7 +82,13 @@ impl Session {
     }
 
     /// Serves the channel until it is closed.
-    pub(super) async fn run(mut self, mut inputs: UnboundedReceiver<Input>) {
+    pub(super) async fn run(mut self, inputs: UnboundedReceiver<Input>) {
+        self.obey(inputs).await;
+        let _ = self.channel.close().await;
+        self.connection.inputs.close(self.channel.id());
+    }
+
+    async fn obey(&mut self, mut inputs: UnboundedReceiver<Input>) {
         // Data may come before there is anybody to take it.
         let input = Pending::default();
         while let Some(next) = inputs.recv().await {
@@ -103,7 +109,6 @@ impl Session {
                         Ok(running) => self.serve(running, &mut inputs).await,
                         Err(error) => self.say(&error).await,
                     }
-                    let _ = self.channel.close().await;
                     return;
                 }
             }
