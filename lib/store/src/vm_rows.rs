@@ -185,7 +185,6 @@ impl Store {
                 [id.as_str(), name.as_str(), &text],
             )
         })?;
-        self.happened(id, name, "changed", None);
         Ok(())
     }
 
