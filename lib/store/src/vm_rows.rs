@@ -155,7 +155,6 @@ impl Store {
             self.row_by_id(&KERNELS, new.kernel.as_str())?;
         }
         inserted?;
-        self.happened(&new.id, &new.name, "created", Some(&new.spec.image_name));
         Ok(VmRow {
             id: new.id.clone(),
             name: new.name.clone(),
