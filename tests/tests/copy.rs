@@ -56,7 +56,7 @@ fn files_go_in_and_come_back() {
 
     // Archives, contents of a directory, several sources, other users.
     sandbox
-        .sh("banger-vm cp v:/root/src/. - | tar tv > list && grep -q 'hard link to\\|link to' list")
+        .sh("banger-vm cp v:/root/src/. - | tar tv > list && grep -q 'link to [.]/' list")
         .ok();
     sandbox
         .sh("mkdir t && banger-vm cp v:/root/src/d - | tar x -C t && diff -r t/d src/d")
@@ -163,9 +163,8 @@ fn nothing_is_half_made_when_a_copy_ends_early() {
         },
     );
     feed.signal(Signal::SIGINT);
-    feed.close_stdin();
-    let ended = feed.finish();
-    assert_ne!(ended.status, 0, "{ended}");
+    feed.wait_for_stderr("interrupted");
+    feed.finish().exits(130);
     banger_tests::eventually(
         "the guest has removed it",
         std::time::Duration::from_secs(60),

@@ -32,7 +32,7 @@ fn the_journal_is_kept_without_a_guest() {
         (&events[0]["event"], &events[0]["name"]),
         (&"created".into(), &"v".into())
     );
-    assert_eq!(events[0]["detail"], "busybox");
+    assert_eq!(events[0]["detail"], "busybox:latest");
     assert_eq!(events[0]["kind"], "event");
     assert_eq!(events.last().unwrap()["event"], "deleted");
     assert_eq!(sandbox.sh("banger-vm events w").ok(), "");

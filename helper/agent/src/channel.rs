@@ -320,6 +320,14 @@ impl Stream {
         }
     }
 
+    /// Bytes that are here already, without waiting.
+    pub(crate) fn receive_more(&self) -> Option<Vec<u8>> {
+        let bytes = self.state.inbox.borrow_mut().pop_front()?;
+        self.channel.mux.borrow_mut().consumed(self.id, bytes.len());
+        self.channel.wake.notify_one();
+        Some(bytes)
+    }
+
     /// Sends all bytes, waiting for credit. One task at a time may send on a stream.
     ///
     /// # Errors

@@ -39,7 +39,11 @@ pub(crate) async fn to_socket(
     early: Vec<u8>,
 ) -> Result<(), Broken> {
     write_all(socket, &early).await?;
-    while let Some(bytes) = stream.receive().await? {
+    while let Some(mut bytes) = stream.receive().await? {
+        // Each write may switch to the process behind the socket, which costs more than a copy.
+        while let Some(more) = stream.receive_more() {
+            bytes.extend_from_slice(&more);
+        }
         write_all(socket, &bytes).await?;
     }
     // A peer that has closed already has nothing left to hear.

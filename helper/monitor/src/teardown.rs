@@ -11,6 +11,7 @@ use crate::event_loop::Monitor;
 use crate::files::{self, FileError};
 use crate::launch::now_ms;
 use crate::log::chain;
+use crate::publish::Ports;
 
 /// For waiters to take their answers.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
@@ -35,6 +36,8 @@ impl Monitor {
         // Nobody can find the socket any more; those who had found it get their answer.
         self.accept_control_clients();
         self.console = None;
+        // The next run may want the same ports at once.
+        self.ports = Ports::default();
         // A waiter may start the VM anew at once: from here on its files are not ours.
         passed("monitor.release");
         self.vm.lock.release();

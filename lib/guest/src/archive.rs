@@ -145,12 +145,17 @@ pub(crate) fn receive<R: Read>(
     let mut builder = Builder::new(output);
     let mut summary = Summary::default();
     let mut stack: Vec<Name> = Vec::new();
+    let mut contents = false;
     loop {
         match reader.next_step()? {
             Step::Entry(entry) => {
                 let is_directory = matches!(entry.kind, Kind::Directory { .. });
                 stack.push(entry.name.clone());
-                append(&mut builder, reader, &stack, &entry, progress)?;
+                if stack.len() == 1 {
+                    contents = matches!(entry.kind, Kind::Directory { contents: true, .. });
+                }
+                let at = (&stack[..], contents);
+                append(&mut builder, reader, at, &entry, progress)?;
                 if !is_directory {
                     stack.pop();
                 }
@@ -181,12 +186,17 @@ fn unwritable(source: io::Error) -> TreeError {
 fn append<R: Read>(
     builder: &mut Builder<&mut dyn Write>,
     reader: &mut Reader<R>,
-    stack: &[Name],
+    (stack, contents): (&[Name], bool),
     entry: &Entry,
     progress: &mut dyn FnMut(u64),
 ) -> Result<()> {
     let join = |names: &[Name]| {
-        let parts: Vec<&[u8]> = names.iter().map(Name::as_bytes).collect();
+        let parts = names.iter().map(Name::as_bytes);
+        let parts: Vec<&[u8]> = match contents {
+            // What was asked for is in the directory, which has no name then.
+            true => std::iter::once(&b"."[..]).chain(parts.skip(1)).collect(),
+            false => parts.collect(),
+        };
         parts.join(&b'/')
     };
     let path = join(stack);

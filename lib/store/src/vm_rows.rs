@@ -207,7 +207,6 @@ impl Store {
             self.row_by_id(&KERNELS, new.kernel.as_str())?;
         }
         inserted?;
-        self.happened(&new.id, &new.name, "created", Some(&new.spec.image_name));
         Ok(VmRow {
             id: new.id.clone(),
             name: new.name.clone(),
@@ -237,7 +236,6 @@ impl Store {
                 [id.as_str(), name.as_str(), &text],
             )
         })?;
-        self.happened(id, name, "changed", None);
         Ok(())
     }
 

@@ -62,6 +62,8 @@ pub fn set(
         }
         let create = guard.create()?;
         store.update_vm(&create, &vm.id, &changed.vm.name, &changed.vm.spec)?;
+        let fields = changed.fields.join(", ");
+        store.happened(&vm.id, &changed.vm.name, "changed", Some(&fields));
     }
     Ok(Changed {
         needs_restart,

@@ -285,7 +285,12 @@ pub fn create(
     };
     let id = new.id.clone();
     match publish_row(store, locks, staged, request.name.is_none(), new) {
-        Ok(vm) => Ok(Created { vm, owner }),
+        Ok(vm) => {
+            // Here, because its sync is nothing to hold a lock for.
+            let image = Some(&*vm.spec.image_name);
+            store.happened(&vm.id, &vm.name, "created", image);
+            Ok(Created { vm, owner })
+        }
         Err(error) => {
             if address.is_some() {
                 bridge::release(store.context(), &id);

@@ -1,8 +1,8 @@
 //! `banger-vm cp`: files between host and guest.
 
 use std::ffi::{OsStr, OsString};
-use std::io;
-use std::os::fd::AsFd;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
@@ -11,6 +11,7 @@ use lib_guest::{CopyIn, CopyOptions, CopyOut, Error, Summary, TreeError};
 use lib_model::{CopyRecord, Exit, Progress, SCHEMA};
 use lib_store::{Store, VmRow};
 use lib_vm::Interrupt;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::cli::CopyArgs;
 use crate::guest;
@@ -163,7 +164,11 @@ pub(crate) fn run(session: &mut Session, args: &CopyArgs) -> Result<(), Failure>
         }
     });
     step.done("");
-    let summary = copied.map_err(|error| failure(session, &vm, error))?;
+    let summary = copied.map_err(|error| match interrupt.check() {
+        // Found while the archive was waited for.
+        Err(_) => failure(session, &vm, Error::Interrupted),
+        Ok(()) => failure(session, &vm, error),
+    })?;
     for problem in &summary.problems {
         session.note(&format!("not copied: {problem}"));
     }
@@ -201,7 +206,7 @@ fn copy(
             sources, target, ..
         } => agent.copy_in(CopyIn::Paths(sources), target, options, progress),
         Request::InArchive { target, .. } => {
-            let mut stdin = io::stdin().lock();
+            let mut stdin = Input(options.interrupt);
             agent.copy_in(CopyIn::Archive(&mut stdin), target, options, progress)
         }
         Request::Out {
@@ -211,6 +216,22 @@ fn copy(
             let mut stdout = io::BufWriter::with_capacity(64 * 1024, io::stdout().lock());
             agent.copy_out(sources, CopyOut::Archive(&mut stdout), options, progress)
         }
+    }
+}
+
+/// Standard input, until the user wants to end it.
+struct Input<'a>(Option<BorrowedFd<'a>>);
+
+impl Read for Input<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let stdin = io::stdin();
+        let mut polled = vec![PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+        polled.extend(self.0.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        poll(&mut polled, PollTimeout::NONE)?;
+        if polled.get(1).is_some_and(|fd| fd.any() == Some(true)) {
+            return Err(io::Error::other("interrupted"));
+        }
+        Ok(nix::unistd::read(&stdin, buffer)?)
     }
 }
 

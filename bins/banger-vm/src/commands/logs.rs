@@ -60,6 +60,7 @@ fn follow(
     }
     let mut console = Console::open(directory.join(file::CONSOLE_LOG), tail)?;
     let mut stdout = io::stdout().lock();
+    console.print(&mut stdout, 0)?;
     loop {
         let changed = match &end {
             Some(control) => changes.wait(file::CONSOLE_LOG, Some(control.as_fd()))?,
