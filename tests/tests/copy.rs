@@ -117,7 +117,11 @@ fn files_go_in_and_come_back() {
             ))
             .exits(1)
             .says("big");
-        assert_eq!(fs::read_dir(sandbox.path("fail")).unwrap().count(), 0, "{point}");
+        assert_eq!(
+            fs::read_dir(sandbox.path("fail")).unwrap().count(),
+            0,
+            "{point}"
+        );
     }
     let devices = sandbox.sh("banger-vm cp v:/dev devices");
     devices

@@ -112,11 +112,7 @@ fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Answers calls in the place of a VM's agent; gets what was called, and the connection.
-fn pretend(
-    sandbox: &Sandbox,
-    name: &str,
-    answer: impl Fn(&str, &mut UnixStream) + Send + 'static,
-) {
+fn pretend(sandbox: &Sandbox, name: &str, answer: impl Fn(&str, &mut UnixStream) + Send + 'static) {
     let id = sandbox.vm(name)["id"].as_str().unwrap().to_owned();
     let directory = sandbox.runtime().join(id);
     fs::create_dir(&directory).unwrap();
@@ -144,7 +140,9 @@ fn pretend(
 #[test]
 fn an_older_agent_is_named_with_both_versions() {
     let sandbox = Sandbox::prepared();
-    sandbox.sh("banger-vm create --no-start --name v busybox").ok();
+    sandbox
+        .sh("banger-vm create --no-start --name v busybox")
+        .ok();
     pretend(&sandbox, "v", |call, socket| {
         let answer = match call.contains("\"op\":\"info\"") {
             true => frame(
@@ -155,7 +153,12 @@ fn an_older_agent_is_named_with_both_versions() {
         };
         let _ = socket.write_all(&answer);
     });
-    for verb in ["cp v:/x y", "cp some v:/x", "ports v", "ping --transfer 1M v"] {
+    for verb in [
+        "cp v:/x y",
+        "cp some v:/x",
+        "ports v",
+        "ping --transfer 1M v",
+    ] {
         let refused = sandbox.sh(&format!("touch some; banger-vm {verb}"));
         refused
             .exits(1)
@@ -170,7 +173,9 @@ fn an_older_agent_is_named_with_both_versions() {
 #[test]
 fn an_agent_that_lies_or_floods_is_cut_off() {
     let sandbox = Sandbox::prepared();
-    sandbox.sh("banger-vm create --no-start --name v busybox").ok();
+    sandbox
+        .sh("banger-vm create --no-start --name v busybox")
+        .ok();
     pretend(&sandbox, "v", |call, socket| {
         let mut bytes = match () {
             () if call.contains("\"op\":\"copy\"") => {
@@ -202,8 +207,14 @@ fn an_agent_that_lies_or_floods_is_cut_off() {
         .says("is no name of a file");
     assert!(!sandbox.path("escape").exists());
     assert_eq!(fs::read_dir(sandbox.path("into")).unwrap().count(), 0);
-    sandbox.sh("banger-vm ping v").exits(1).says("broke the protocol");
-    sandbox.sh("banger-vm ports v").exits(1).says("broke the protocol");
+    sandbox
+        .sh("banger-vm ping v")
+        .exits(1)
+        .says("broke the protocol");
+    sandbox
+        .sh("banger-vm ports v")
+        .exits(1)
+        .says("broke the protocol");
     let some = sandbox.sh("head -c 5000000 /dev/zero > some; banger-vm cp some v:/x");
     some.exits(1);
     assert!(!some.stderr.contains("panicked"), "{some}");

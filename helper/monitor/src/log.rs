@@ -72,12 +72,17 @@ mod tests {
         let path = directory.path().join("vmm.log");
         let mut log = Log::create(&path).unwrap();
         for number in 0..200_000 {
-            log.0.write_all(format!("{number:07}\n").as_bytes()).unwrap();
+            log.0
+                .write_all(format!("{number:07}\n").as_bytes())
+                .unwrap();
         }
         log.trim();
         log.line("more");
         let text = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(text.len() as u64, LIMIT / 2 + "monitor: more\n".len() as u64);
+        assert_eq!(
+            text.len() as u64,
+            LIMIT / 2 + "monitor: more\n".len() as u64
+        );
         assert!(text.ends_with("0199999\nmonitor: more\n"));
     }
 }
