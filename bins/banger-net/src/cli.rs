@@ -1,5 +1,7 @@
 //! The command line of `banger-net`; doc comments are the help.
 
+use std::ffi::OsString;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
 use lib_cli::Global;
@@ -46,6 +48,13 @@ pub(crate) enum Command {
     /// Let VMs reach each other
     #[command(subcommand)]
     Group(GroupCommand),
+    /// Publish ports of a VM on this host (banger-vm publish, which needs no rights)
+    #[command(disable_help_flag = true)]
+    Publish {
+        /// Arguments of banger-vm publish
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Give back addresses that no VM of the store has
     Gc(GcArgs),
     /// Prove that the network works

@@ -29,6 +29,7 @@ fn dispatch(session: &mut Session, command: Command) -> Result<u8, Failure> {
         Command::List => commands::list::run(session),
         Command::Nat(args) => commands::nat::run(session, &args),
         Command::Group(command) => commands::group::run(session, &command),
+        Command::Publish { arguments } => commands::publish::run(&arguments),
         Command::Gc(args) => commands::gc::run(session, &args),
         Command::Doctor => return commands::doctor::run(session),
     }?;

@@ -14,6 +14,12 @@ use serde::{Deserialize, Serialize};
 
 const FILE: &str = "journal";
 
+/// About as long as a line is, in bytes.
+const LINE: u64 = 256;
+
+/// As many bytes may be over before the journal is written anew.
+const SLACK: u64 = 256 << 10;
+
 /// A reservation as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Kept {
@@ -71,27 +77,11 @@ impl Journal {
             old => old?,
         };
         let (kept, forwarding) = replay(&old, &path)?;
-        let new = path.with_extension("new");
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(0o600)
-            .open(&new)?;
-        let mut text = Vec::new();
-        let lines = kept.values().cloned().map(Line::Set);
-        for line in lines.chain([Line::Forwarding(forwarding)]) {
-            text.extend(serde_json::to_vec(&line)?);
-            text.push(b'\n');
-        }
-        file.write_all(&text)?;
-        file.sync_all()?;
-        fs::rename(&new, &path)?;
-        File::open(directory)?.sync_all()?;
+        let (file, length) = write_anew(directory, &kept, forwarding)?;
         Ok(Journal {
             directory: directory.to_owned(),
             file,
-            length: text.len() as u64,
+            length,
             kept,
             forwarding,
         })
@@ -117,7 +107,19 @@ impl Journal {
     pub(crate) fn set(&mut self, kept: Kept) -> io::Result<()> {
         self.append(&Line::Set(kept.clone()))?;
         self.kept.insert(kept.vm.clone(), kept);
+        self.shorten();
         Ok(())
+    }
+
+    /// What is over goes before a caller that changes its mind all day fills the disk. A failure leaves the
+    /// long one, and the next change tries again.
+    fn shorten(&mut self) {
+        let live = self.kept.len() as u64 * LINE;
+        if self.length > SLACK + 4 * live
+            && let Ok((file, length)) = write_anew(&self.directory, &self.kept, self.forwarding)
+        {
+            (self.file, self.length) = (file, length);
+        }
     }
 
     pub(crate) fn drop(&mut self, vm: &VmId) -> io::Result<()> {
@@ -152,6 +154,33 @@ impl Journal {
             }
         }
     }
+}
+
+/// Replaces the journal in one step by what is true now. Returns it, and its length.
+fn write_anew(
+    directory: &Path,
+    kept: &BTreeMap<VmId, Kept>,
+    forwarding: bool,
+) -> io::Result<(File, u64)> {
+    let path = directory.join(FILE);
+    let new = path.with_extension("new");
+    let mut file = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&new)?;
+    let mut text = Vec::new();
+    let lines = kept.values().cloned().map(Line::Set);
+    for line in lines.chain([Line::Forwarding(forwarding)]) {
+        text.extend(serde_json::to_vec(&line)?);
+        text.push(b'\n');
+    }
+    file.write_all(&text)?;
+    file.sync_all()?;
+    fs::rename(&new, &path)?;
+    File::open(directory)?.sync_all()?;
+    Ok((file, text.len() as u64))
 }
 
 fn replay(text: &[u8], path: &Path) -> io::Result<(BTreeMap<VmId, Kept>, bool)> {
@@ -218,6 +247,28 @@ mod tests {
         assert_eq!((addresses, journal.forwarding()), (vec![1, 3], true));
         journal.drop(&kept(1).vm).unwrap();
         assert_eq!(Journal::open(base.path()).unwrap().kept().len(), 1);
+    }
+
+    #[test]
+    fn a_caller_that_changes_its_mind_does_not_fill_the_disk() {
+        let base = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(base.path()).unwrap();
+        let mut nat = false;
+        for _ in 0..2000 {
+            nat = !nat;
+            journal.set(Kept { nat, ..kept(1) }).unwrap();
+            let length = base.path().join(FILE).metadata().unwrap().len();
+            assert_eq!(length, journal.length);
+            assert!(length < SLACK + 8 * LINE, "{length}");
+        }
+        assert_eq!(
+            Journal::open(base.path())
+                .unwrap()
+                .get(&kept(1).vm)
+                .unwrap()
+                .nat,
+            nat
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `names.json`: replaced in one step, readable by everybody, because a server of names has no rights.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -36,11 +36,15 @@ fn records(journal: &Journal, attached: &HashSet<VmId>) -> Vec<NameRecord> {
     let mut kept: Vec<_> = journal.kept().values().collect();
     kept.sort_by_key(|kept| (kept.reserved_ms, kept.address));
     let mut seen: HashSet<&VmName> = HashSet::new();
+    let mut users: HashMap<u32, String> = HashMap::new();
     kept.iter()
         .map(|kept| NameRecord {
             vm: kept.vm.clone(),
             name: kept.name.clone(),
-            user: accounts::label(kept.uid),
+            user: users
+                .entry(kept.uid)
+                .or_insert_with(|| accounts::label(kept.uid))
+                .clone(),
             uid: kept.uid,
             address: kept.address,
             first: seen.insert(&kept.name),

@@ -33,7 +33,9 @@ pub(crate) fn whole<'a>(
     let mut text = remove();
     // Guests speak IPv4 and ARP with their own addresses; nothing else passes, no VLAN and no IPv6.
     // The host's own table of neighbours is safe from them, as ARP is checked inside and outside.
-    // Both chains are before priority 0: there br_netfilter takes frames out, and goes on behind it.
+    // Who has a tap's descriptor can give its host's side any hardware address (SIOCSIFHWADDR), and the bridge
+    // would send that address's frames there: what is delivered is checked as well.
+    // The first two chains are before priority 0: there br_netfilter takes frames out, and goes on behind it.
     let _ = write!(
         text,
         "table bridge {TABLE} {{
@@ -53,6 +55,14 @@ pub(crate) fn whole<'a>(
     type filter hook forward priority -200; policy accept;
     iifname \"{TAP_PREFIX}*\" jump guests
     oifname \"{TAP_PREFIX}*\" jump guests
+  }}
+  chain delivery {{
+    type filter hook postrouting priority 0; policy accept;
+    oifname != \"{TAP_PREFIX}*\" accept
+    ether daddr and 01:00:00:00:00:00 == 01:00:00:00:00:00 accept
+    oifname . ether daddr . ip daddr @source accept
+    oifname . ether daddr . arp daddr ip @source accept
+    drop
   }}
   chain guests {{
     meta mark set iifname map @group

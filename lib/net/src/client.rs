@@ -18,8 +18,8 @@ use serde::de::DeserializeOwned;
 use crate::sys::adopt;
 use crate::{NetError, PrivilegedOps};
 
-/// Requests take milliseconds; behind others, seconds.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Requests take milliseconds; behind hundreds of others, many seconds.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 const PROGRAM: &str = concat!("banger ", env!("CARGO_PKG_VERSION"));
 

@@ -1,5 +1,7 @@
 //! Restarts, deaths, and names that follow.
 
+use std::sync::Barrier;
+use std::thread;
 use std::time::Duration;
 
 use banger_tests::{Netd, Netns, eventually};
@@ -166,6 +168,51 @@ fn two_daemons_do_not_share_a_state() {
         netd.state().display()
     ));
     second.exits(4).says("another banger-netd serves");
+}
+
+#[test]
+fn many_at_once_leave_nothing() {
+    const CALLERS: u32 = 256;
+    let Some(sandbox) = sandbox() else { return };
+    let netns = Netns::new(&sandbox);
+    let netd = Netd::start(&sandbox, &netns, "");
+    let mut ops = connect(&netd);
+    ops.up().unwrap();
+    let before = netns.state(&sandbox);
+    let netd = &netd;
+    let all = Barrier::new(CALLERS as usize);
+    let mut addresses: Vec<_> = thread::scope(|scope| {
+        let all = &all;
+        let callers: Vec<_> = (0..CALLERS)
+            .map(|number| {
+                scope.spawn(move || {
+                    let mut ops = connect(netd);
+                    let address = reserve(&mut ops, number).address;
+                    let tap = ops.attach(vm(number)).unwrap();
+                    // All are attached before the first one goes.
+                    all.wait();
+                    drop(tap);
+                    assert!(ops.release(vm(number)).unwrap().0);
+                    address
+                })
+            })
+            .collect();
+        callers
+            .into_iter()
+            .map(|caller| caller.join().unwrap())
+            .collect()
+    });
+    addresses.sort();
+    addresses.dedup();
+    assert_eq!(addresses.len(), CALLERS as usize, "no address twice");
+    assert!(ops.list().unwrap().is_empty());
+    eventually("no interface is left", PATIENCE, || {
+        (netns.state(&sandbox) == before).then_some(())
+    });
+    let open = format!("/proc/{}/fd", netd.running().pid());
+    eventually("no connection is left", PATIENCE, || {
+        (std::fs::read_dir(&open).ok()?.count() < 24).then_some(())
+    });
 }
 
 #[test]

@@ -3,12 +3,14 @@
 mod callers;
 mod contract;
 mod faults;
+mod figures;
 mod foreign;
 mod frames;
 mod life;
 mod packet;
 mod packets;
 mod rows;
+mod units;
 
 use std::path::Path;
 

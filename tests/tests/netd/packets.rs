@@ -120,6 +120,32 @@ fn a_guest_speaks_only_as_itself() {
 }
 
 #[test]
+fn a_borrowed_hardware_address_brings_nobody_elses_frames() {
+    let Some(sandbox) = sandbox() else { return };
+    let netns = Netns::new(&sandbox);
+    let netd = Netd::start(&sandbox, &netns, "");
+    let mut ops = connect(&netd);
+    let [mut thief, mut victim] = [1, 2].map(|number| guest(&mut ops, number));
+    let (hop, gateway) = (thief.hop(), thief.gateway);
+    victim.hop();
+    // Whoever has the descriptor can do that (SIOCSIFHWADDR); the bridge then takes it for the address's place.
+    let interface = reserve(&mut ops, 1).interface;
+    let line = format!("ip link set {interface} address {}", victim.mac);
+    netns.run(&sandbox, &line).ok();
+    let ping = format!("ping -c 1 -W 1 {}", victim.address);
+    netns.run(&sandbox, &ping).exits(1);
+    thief.echo(hop, (thief.mac, thief.address), gateway, 1);
+    let heard = thief.hear_past_questions();
+    assert_eq!(
+        heard,
+        Heard::EchoReply {
+            from: gateway,
+            sequence: 1
+        }
+    );
+}
+
+#[test]
 fn services_of_the_host_are_closed_but_for_names() {
     let Some(sandbox) = sandbox() else { return };
     let netns = Netns::new(&sandbox);

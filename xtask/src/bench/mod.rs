@@ -3,6 +3,7 @@
 mod guests;
 mod image;
 pub(crate) mod measure;
+mod net;
 mod ssh;
 mod start_up;
 mod state;
@@ -41,6 +42,8 @@ enum What {
     State,
     /// Boots and commands in guests
     Guests,
+    /// The network's daemon: addresses, interfaces, rules
+    Net,
     /// From a registry to a file system, beside other tools and the physical floor
     Image,
     /// All of these
@@ -76,6 +79,9 @@ pub(crate) fn bench(args: &Args) -> Result<()> {
     if wants(What::Guests) {
         timed("guests", || bench.guests(runs, &mut rows))?;
         timed("ssh", || bench.ssh(runs, &mut rows))?;
+    }
+    if wants(What::Net) {
+        timed("network", || bench.net(&mut rows))?;
     }
     if wants(What::Image) {
         let rounds = args.runs.unwrap_or(3).max(1);

@@ -6,6 +6,7 @@ pub(crate) mod gc;
 pub(crate) mod group;
 pub(crate) mod list;
 pub(crate) mod nat;
+pub(crate) mod publish;
 pub(crate) mod status;
 pub(crate) mod up;
 
