@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 

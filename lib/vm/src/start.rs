@@ -19,9 +19,8 @@ use crate::guest_config::{guest_config, mac, serial, ssh};
 use crate::liveness::monitor;
 use crate::{
     Accel, Acceleration, Control, DiskKind, DiskPlan, Driver, Format, Interrupt, LaunchPlan, Life,
-    SharePlan, VmError, bridge, driver, life, preflight, scope, share, stop, volume,
+    SharePlan, VmError, bridge, driver, life, preflight, publish, scope, share, stop, volume,
 };
-use crate::{publish, scope};
 
 const CONSOLE_LIMIT: u64 = 4 << 20;
 /// Between two samples of what a VM uses.

@@ -9,7 +9,7 @@ use banger_wire::monitor::{Sample, file};
 use lib_model::{ByteSize, SCHEMA, StatsRecord};
 use lib_store::{Context, VmRow};
 
-use crate::create::DATA_DISK;
+use crate::DiskKind;
 
 /// The end of the file that certainly has a whole sample.
 const TAIL: u64 = 16 * 1024;
@@ -76,7 +76,8 @@ pub fn last_sample(context: &Context, vm: &VmRow) -> Option<StatsRecord> {
 }
 
 fn empty(context: &Context, vm: &VmRow, time_ms: u64) -> StatsRecord {
-    let disk = fs::metadata(context.vm(&vm.id).join(DATA_DISK)).ok();
+    let kind: DiskKind = vm.spec.disk_kind.parse().unwrap_or_default();
+    let disk = fs::metadata(context.vm(&vm.id).join(kind.file())).ok();
     StatsRecord {
         schema: SCHEMA,
         id: vm.id.clone(),
