@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use banger_tests::{Running, Sandbox, eventually, skipped};
@@ -12,9 +13,16 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// Larger than every window and buffer on the way.
 const MUCH: usize = 4 << 20;
 
+/// A port that nobody has, and that the kernel gives to nobody else (ip(7), ip_local_port_range).
 fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("the connection holds");
-    listener.local_addr().expect("the connection holds").port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = 20_000 + (std::process::id() % 10_000) as u16;
+    loop {
+        let port = start + NEXT.fetch_add(1, Ordering::Relaxed);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 fn data() -> Vec<u8> {
