@@ -28,7 +28,7 @@ fn refused(sandbox: &Sandbox, line: &str, arguments: &str, code: Code, words: &s
         );
         assert!(refusal.hint.is_some(), "{refusal:?}");
     }
-    ops.release(vm(1)).unwrap();
+    ops.release(vm(1)).expect("it is there");
     assert_eq!(netns.state(sandbox), before);
 }
 
