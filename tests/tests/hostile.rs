@@ -112,15 +112,16 @@ fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
 
 /// Answers calls in the place of a VM's agent; gets what was called, and the connection.
 fn pretend(sandbox: &Sandbox, name: &str, answer: impl Fn(&str, &mut UnixStream) + Send + 'static) {
-    let id = sandbox.vm(name)["id"].as_str().unwrap().to_owned();
+    let id = sandbox.vm(name)["id"].as_str().expect("an id").to_owned();
     let directory = sandbox.runtime().join(id);
-    fs::create_dir(&directory).unwrap();
-    fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).unwrap();
-    let listener = UnixListener::bind(directory.join("agent.sock")).unwrap();
+    fs::create_dir(&directory).expect("the fake agent works");
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o700))
+        .expect("the fake agent works");
+    let listener = UnixListener::bind(directory.join("agent.sock")).expect("the fake agent works");
     std::thread::spawn(move || {
         for socket in listener.incoming() {
-            let mut socket = socket.unwrap();
-            let mut reader = BufReader::new(socket.try_clone().unwrap());
+            let mut socket = socket.expect("the fake agent works");
+            let mut reader = BufReader::new(socket.try_clone().expect("the fake agent works"));
             let mut line = String::new();
             let mut header = [0; 5];
             // A client that went away early is as good as one that was answered.
@@ -129,8 +130,11 @@ fn pretend(sandbox: &Sandbox, name: &str, answer: impl Fn(&str, &mut UnixStream)
             if reader.read_exact(&mut header).is_ok() {
                 let length = u32::from_le_bytes([header[1], header[2], header[3], header[4]]);
                 let mut call = vec![0; length as usize];
-                reader.read_exact(&mut call).unwrap();
-                answer(&String::from_utf8(call).unwrap(), &mut socket);
+                reader.read_exact(&mut call).expect("the fake agent works");
+                answer(
+                    &String::from_utf8(call).expect("the fake agent works"),
+                    &mut socket,
+                );
             }
         }
     });

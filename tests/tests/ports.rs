@@ -10,12 +10,19 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a server behind a port of the host answers.
 fn get(port: u64) -> String {
-    let Ok(mut socket) = TcpStream::connect(("127.0.0.1", u16::try_from(port).unwrap())) else {
+    let Ok(mut socket) = TcpStream::connect((
+        "127.0.0.1",
+        u16::try_from(port).expect("a port has 16 bits"),
+    )) else {
         return "refused".into();
     };
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+        .set_read_timeout(Some(PATIENCE))
+        .expect("the socket is open");
     let _ = socket.write_all(b"GET /file HTTP/1.0\r\n\r\n");
-    socket.shutdown(Shutdown::Write).unwrap();
+    socket
+        .shutdown(Shutdown::Write)
+        .expect("the socket is open");
     let mut answer = String::new();
     let _ = socket.read_to_string(&mut answer);
     answer
