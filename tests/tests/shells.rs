@@ -33,7 +33,7 @@ const LINES: [(&str, &str); 5] = [
     ),
     ("banger-image show bus\t", "show busybox:latest"),
     ("banger-image show busybox:la\t", "show busybox:latest"),
-    ("banger-vm sta\talpha-t\t", "start alpha-two"),
+    ("banger-vm star\talpha-t\t", "start alpha-two"),
 ];
 
 #[test]

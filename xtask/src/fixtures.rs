@@ -62,7 +62,7 @@ fn umoci(fixtures: &Fixtures, directory: &Path) -> Result<()> {
 }
 
 /// What makes an image of Debian a machine: its init, and Docker with what loads modules for it.
-const SYSTEM: [&str; 3] = ["systemd-sysv", "docker.io", "kmod"];
+const SYSTEM: [&str; 4] = ["systemd-sysv", "docker.io", "kmod", "apparmor"];
 /// Nobody reads them in a test.
 const UNREAD: [&str; 3] = ["doc", "man", "locale"];
 

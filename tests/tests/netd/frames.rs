@@ -158,7 +158,7 @@ fn slow_frames_and_idle_callers_are_let_go() {
     raw.is_refused("took longer than");
     // The others were served meanwhile, and are now.
     connect(&netd).status().unwrap();
-    drop(netd);
+    netd.kill();
     let netd = Netd::start(&sandbox, &netns, "--idle-timeout 5000");
     let mut raw = Raw::greeted(&netd);
     assert!(
