@@ -120,8 +120,7 @@ fn an_image_is_imported_listed_shown_tagged_and_deleted() {
     );
     assert_eq!(field(&made.stdout, "names"), r#"["base:1"]"#);
     assert_eq!(field(&made.stdout, "changed"), "true");
-    let config =
-        r#"{"cmd":["/bin/sh","-l"],"entrypoint":[],"env":["A=b c"],"stop_signal":"","user":"","working_dir":""}"#;
+    let config = r#"{"cmd":["/bin/sh","-l"],"entrypoint":[],"env":["A=b c"],"stop_signal":"","user":"","working_dir":""}"#;
     assert_eq!(field(&made.stdout, "config"), config);
     assert_eq!(field(&sandbox.run(&import).stdout, "changed"), "false");
 
