@@ -61,7 +61,10 @@ impl Sandbox {
     #[track_caller]
     pub fn sql(&self, statement: &str) -> String {
         let database = self.store().join("banger.db");
-        let line = format!("sqlite3 {} {statement:?}", database.display());
+        let line = format!(
+            "sqlite3 -cmd '.timeout 60000' {} {statement:?}",
+            database.display()
+        );
         self.sh(&line).ok().to_owned()
     }
 }
