@@ -348,7 +348,9 @@ mod tests {
     fn without_a_network_there_is_no_device() {
         let arguments = Qemu.arguments(&plan("/d")).unwrap();
         assert!(
-            !arguments.iter().any(|a| a.contains("net")),
+            !arguments
+                .iter()
+                .any(|a| a.contains("netdev") || a.contains("virtio-net")),
             "{arguments:?}"
         );
     }
