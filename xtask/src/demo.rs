@@ -23,7 +23,7 @@ pub(crate) fn demo() -> Result<()> {
     let (bin, fixtures) = timed("executables, kernel package and base image", || {
         let bin = build::target()?.join("release");
         std::thread::scope(|scope| {
-            let made = scope.spawn(|| fixtures::prepare(bin));
+            let made = scope.spawn(|| fixtures::for_demo(bin));
             let built = build::build(Profile::Release);
             let fixtures = made.join().map_err(|_| "making the fixtures panicked")??;
             Ok((built?, fixtures))

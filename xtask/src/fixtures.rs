@@ -9,15 +9,22 @@ use banger_tests::{Fixtures, pack};
 use crate::step::{Result, run};
 use crate::{build, packages};
 
-/// The fixtures for executables in `bin`; what is missing is made.
-pub(crate) fn prepare(bin: PathBuf) -> Result<Fixtures> {
+/// What the demonstration shows, for executables in `bin`; what is missing is made.
+pub(crate) fn for_demo(bin: PathBuf) -> Result<Fixtures> {
     let directory = build::target()?.join("fixtures");
     fs::create_dir_all(&directory)?;
     let fixtures = Fixtures::in_directory(bin, directory.clone());
     kernel(&fixtures, &directory)?;
     registry(&fixtures, &directory)?;
-    umoci(&fixtures, &directory)?;
     root_file_system(fixtures.base_layer(), &[], &directory)?;
+    Ok(fixtures)
+}
+
+/// All fixtures for executables in `bin`; what is missing is made.
+pub(crate) fn prepare(bin: PathBuf) -> Result<Fixtures> {
+    let fixtures = for_demo(bin)?;
+    let directory = build::target()?.join("fixtures");
+    umoci(&fixtures, &directory)?;
     root_file_system(fixtures.system_layer(), &SYSTEM, &directory)?;
     Ok(fixtures)
 }
