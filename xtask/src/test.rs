@@ -22,7 +22,14 @@ pub(crate) struct Args {
 
 /// The full storm of `tests/tests/storm.rs`.
 pub(crate) fn storm() -> Result<()> {
-    let rest = ["--test", "storm", "--", "--ignored", "--nocapture"];
+    let rest = [
+        "--test",
+        "e2e",
+        "--",
+        "--ignored",
+        "--nocapture",
+        "storm::a_full_storm",
+    ];
     test(&Args {
         skip: Vec::new(),
         rest: rest.map(str::to_owned).to_vec(),

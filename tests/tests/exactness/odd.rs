@@ -1,7 +1,7 @@
 //! Four layers with every odd entry that layers have, and what follows where umoci and the OCI
 //! image specification part ways.
 
-use crate::tree::Tree;
+use super::tree::Tree;
 
 #[path = "../../../lib/fs/tests/common/tar.rs"]
 mod tar;
@@ -43,7 +43,7 @@ pub(crate) fn decide(tree: &mut Tree) {
     }
 }
 
-fn node<'t>(tree: &'t mut Tree, path: &str) -> &'t mut crate::tree::Node {
+fn node<'t>(tree: &'t mut Tree, path: &str) -> &'t mut super::tree::Node {
     tree.get_mut(path).expect("it is there")
 }
 

@@ -42,7 +42,7 @@ impl Common {
             .collect();
         let line = format!(
             "{SOCKET}={} setpriv --reuid={uid} --regid={uid} {groups} {} \
-             --ignored --exact --nocapture callers::the_other_side",
+             --ignored --exact --nocapture netd::callers::the_other_side",
             self.socket().display(),
             self.0.path().join("user").display()
         );

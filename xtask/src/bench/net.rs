@@ -14,14 +14,14 @@ impl Bench {
             "-p",
             "banger-tests",
             "--test",
-            "netd",
+            "e2e",
         ])
         .args([
             "--",
             "--ignored",
             "--exact",
             "--nocapture",
-            "figures::figures",
+            "netd::figures::figures",
         ])
         .env("BANGER_TEST_BIN_DIR", self.fixtures.bin())
         .env("BANGER_TEST_FIXTURES", build::target()?.join("fixtures"))
