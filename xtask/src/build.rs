@@ -117,8 +117,15 @@ pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
             build.args(["--workspace", "--bins", "--tests"]);
         }
     }
-    run(&mut build)?;
-    helpers(profile)?;
+    // The helpers end with one thread that links and optimises all of the agent: the rest fills the other processors meanwhile.
+    std::thread::scope(|scope| {
+        let helpers = scope.spawn(|| helpers(profile));
+        let built = run(&mut build);
+        let helpers = helpers
+            .join()
+            .map_err(|_| "building the helpers panicked")?;
+        built.and(helpers)
+    })?;
     let directory = target()?.join(profile.directory());
     if profile == Profile::Release {
         refuse_failpoints(&directory)?;
