@@ -17,6 +17,12 @@ const PROGRAMS: [&str; 4] = ["banger", "banger-image", "banger-net", "banger-vm"
 /// Those that executables run.
 const HELPERS: [&str; 3] = ["banger-monitor", "banger-agent", "banger-netd"];
 
+/// Those that one pulled image and one VM need: what the demonstration shows.
+const SHOWN: ([&str; 3], [&str; 2]) = (
+    ["banger", "banger-image", "banger-vm"],
+    ["banger-monitor", "banger-agent"],
+);
+
 /// The feature that tests need and users must not have.
 pub(crate) const FAILPOINTS: &str = "banger-failpoint/armed";
 
@@ -100,6 +106,15 @@ pub(crate) fn example(package: &str, name: &str) -> Result<PathBuf> {
 
 /// Builds executables and helpers; returns the directory of the executables.
 pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
+    build_these(profile, &PROGRAMS, &HELPERS)
+}
+
+/// Builds what the demonstration shows, as users get it; returns the directory of the executables.
+pub(crate) fn shown() -> Result<PathBuf> {
+    build_these(Profile::Release, &SHOWN.0, &SHOWN.1)
+}
+
+fn build_these(profile: Profile, programs: &[&str], helper_names: &[&str]) -> Result<PathBuf> {
     let mut build = cargo();
     build.args(["build", "--locked"]);
     match profile {
@@ -108,7 +123,7 @@ pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
         }
         Profile::Release => {
             build.arg("--release");
-            for program in PROGRAMS {
+            for program in programs {
                 build.args(["-p", program]);
             }
         }
@@ -119,7 +134,7 @@ pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
     }
     // The helpers end with one thread that links and optimises all of the agent: the rest fills the other processors meanwhile.
     std::thread::scope(|scope| {
-        let helpers = scope.spawn(|| helpers(profile));
+        let helpers = scope.spawn(|| helpers(profile, helper_names));
         let built = run(&mut build);
         let helpers = helpers
             .join()
@@ -128,7 +143,7 @@ pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
     })?;
     let directory = target()?.join(profile.directory());
     if profile == Profile::Release {
-        refuse_failpoints(&directory)?;
+        refuse_failpoints(&directory, programs, helper_names)?;
     }
     Ok(directory)
 }
@@ -151,10 +166,10 @@ pub(crate) fn with_failpoints(program: &str) -> Result<PathBuf> {
 }
 
 /// What users get must not be told to fail by a variable.
-fn refuse_failpoints(directory: &Path) -> Result<()> {
-    let helpers = HELPERS.map(|name| ("../libexec/banger", name));
-    let programs = PROGRAMS.map(|name| ("", name));
-    for (place, name) in programs.into_iter().chain(helpers) {
+fn refuse_failpoints(directory: &Path, programs: &[&str], helpers: &[&str]) -> Result<()> {
+    let helpers = helpers.iter().map(|name| ("../libexec/banger", name));
+    let programs = programs.iter().map(|name| ("", name));
+    for (place, name) in programs.chain(helpers) {
         let program = directory.join(place).join(name);
         let content = fs::read(&program)?;
         let variable = b"BANGER_FAILPOINTS";
@@ -169,7 +184,7 @@ fn refuse_failpoints(directory: &Path) -> Result<()> {
 }
 
 /// Builds the helpers and puts them where the executables look.
-fn helpers(profile: Profile) -> Result<()> {
+fn helpers(profile: Profile, names: &[&str]) -> Result<()> {
     // The agent runs in any guest, so it takes nothing from there; the others are built with it, to
     // compile once what they need. With --target, the flags do not reach build scripts and
     // procedural macros.
@@ -187,7 +202,7 @@ fn helpers(profile: Profile) -> Result<()> {
             TARGET,
         ])
         .args(
-            HELPERS
+            names
                 .iter()
                 .chain(&["banger-failpoint"])
                 .flat_map(|name| ["-p", name]),
@@ -196,7 +211,7 @@ fn helpers(profile: Profile) -> Result<()> {
         .env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
     let target = target()?;
     let built = target.join(TARGET).join("helper");
-    let helpers = HELPERS.map(|name| built.join(name));
+    let helpers: Vec<PathBuf> = names.iter().map(|name| built.join(name)).collect();
     for helper in &helpers {
         if interpreter(helper)? {
             let helper = helper.display();

@@ -11,7 +11,7 @@ use std::time::Instant;
 use banger_tests::{Compression, Entry, Layer, Registry};
 use tempfile::TempDir;
 
-use crate::build::{self, Profile};
+use crate::build;
 use crate::step::{Result, always_timed, go_on, output, succeeded, timed};
 use crate::{fixtures, packages};
 
@@ -24,7 +24,7 @@ pub(crate) fn demo() -> Result<()> {
         let bin = build::target()?.join("release");
         std::thread::scope(|scope| {
             let made = scope.spawn(|| fixtures::for_demo(bin));
-            let built = build::build(Profile::Release);
+            let built = build::shown();
             let fixtures = made.join().map_err(|_| "making the fixtures panicked")??;
             Ok((built?, fixtures))
         })
