@@ -32,9 +32,35 @@ pub(crate) async fn run(
     defaults: &Process,
     processes: &Processes,
     caller: &Caller,
+    decoder: Decoder,
+) -> Result<(), CallError> {
+    let call = serde_json::to_vec(what).unwrap_or_default();
+    pass(
+        MODE,
+        what.user.as_deref(),
+        &call,
+        defaults,
+        processes,
+        caller,
+        decoder,
+    )
+    .await
+}
+
+/// Starts a helper as a user, tells it the call, and passes bytes on until it has ended.
+///
+/// # Errors
+/// Why it could not be started.
+pub(crate) async fn pass(
+    mode: &str,
+    user: Option<&str>,
+    call: &[u8],
+    defaults: &Process,
+    processes: &Processes,
+    caller: &Caller,
     mut decoder: Decoder,
 ) -> Result<(), CallError> {
-    let (pid, socket) = spawn::spawn_self(MODE, what.user.as_deref(), defaults)?;
+    let (pid, socket) = spawn::spawn_self(mode, user, defaults)?;
     let ended = processes.watch(pid);
     let socket =
         sys::watch(socket, Interest::READABLE | Interest::WRITABLE).map_err(|error| CallError {
@@ -42,8 +68,7 @@ pub(crate) async fn run(
             message: format!("the guest could not watch a socket: {error}"),
         })?;
     let mut early = Vec::new();
-    let call = serde_json::to_vec(what).unwrap_or_default();
-    frame::encode(&mut early, kind::CALL, &call);
+    frame::encode(&mut early, kind::CALL, call);
     early.extend(decoder.take_rest());
     let passed = async {
         caller

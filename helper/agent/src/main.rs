@@ -28,6 +28,7 @@ mod ssh;
 mod stats;
 mod sys;
 mod tcp;
+mod watch;
 
 use std::io::Write;
 use std::os::fd::RawFd;
@@ -53,8 +54,9 @@ fn main() -> ExitCode {
         ["--version" | "-V"] => {
             writeln!(std::io::stdout(), "banger-agent {VERSION}").map_err(|error| error.to_string())
         }
-        // The agent starts itself like this, as the user of the copy.
+        // The agent starts itself like these, as the user of the copy or watch.
         [copy::MODE] => return copy::helper(),
+        [watch::MODE] => return watch::helper(),
         [boot::BESIDE, config, initramfs, executed] => {
             boot::run_beside([config, initramfs, executed]);
             return ExitCode::FAILURE;

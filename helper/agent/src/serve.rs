@@ -6,7 +6,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use banger_wire::PROTOCOL;
-use banger_wire::agent::{Call, CallError, CallErrorKind, Event, Exec, Exit, Info, Request, kind};
+use banger_wire::agent::{
+    Call, CallError, CallErrorKind, Event, Exec, Exit, Info, Request, User, kind,
+};
 use banger_wire::config::{Process, Ssh};
 use banger_wire::frame::{Decoder, Frame};
 use banger_wire::port;
@@ -18,7 +20,9 @@ use crate::channel::{Channel, ChannelError, Gone, Stream};
 use crate::port::Port;
 use crate::process::{Ended, Processes};
 use crate::spawn::spawn_on_console;
-use crate::{clock, console, copy, exec, image_file, sockets, splice, ssh, stats, tcp};
+use crate::{
+    account, clock, console, copy, exec, image_file, sockets, splice, ssh, stats, tcp, watch,
+};
 
 /// The agent's version.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -177,6 +181,23 @@ impl Agent {
             Request::Copy(what) => {
                 return copy::run(&what, &self.defaults, &self.processes, caller, decoder).await;
             }
+            Request::Watch(what) => {
+                let (defaults, processes) = (&self.defaults, &self.processes);
+                return watch::run(&what, defaults, processes, caller, decoder).await;
+            }
+            Request::User { user } => {
+                let user = user.as_deref().unwrap_or(&self.defaults.user);
+                caller.send_json(kind::REPLY, &self::user(user)?).await
+            }
+            Request::AuthorizeKeys { keys } => {
+                let Some(ssh) = &self.ssh else {
+                    return Err(bad_request(
+                        "the guest has no SSH server of banger's".into(),
+                    ));
+                };
+                ssh.authorize(keys);
+                caller.send(kind::REPLY, b"{}").await
+            }
             Request::Measure { bytes } => splice::measure(caller, bytes).await,
             Request::Info => caller.send_json(kind::REPLY, &info()).await,
             Request::Sockets { probe } => {
@@ -317,6 +338,22 @@ fn parse(frame: &Frame) -> Result<Request, CallError> {
         )));
     }
     Ok(call.request)
+}
+
+fn user(specification: &str) -> Result<User, CallError> {
+    let account = account::find(specification).map_err(bad_request)?;
+    Ok(User {
+        uid: account.uid,
+        gid: account.gid,
+        home: account.home,
+    })
+}
+
+fn bad_request(message: String) -> CallError {
+    CallError {
+        kind: CallErrorKind::BadRequest,
+        message,
+    }
 }
 
 fn unsupported(message: String) -> CallError {

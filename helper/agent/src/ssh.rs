@@ -16,7 +16,7 @@ mod server;
 mod session;
 mod terminal;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -51,22 +51,33 @@ struct Briefing {
     process: Process,
 }
 
+impl Briefing {
+    fn encode(&self) -> Vec<u8> {
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        let mut briefing = (json.len() as u32).to_le_bytes().to_vec();
+        briefing.extend(json);
+        briefing
+    }
+}
+
 /// Starts the processes of connections.
 #[derive(Debug)]
 pub(crate) struct Server {
-    briefing: Vec<u8>,
+    briefing: RefCell<Briefing>,
     connections: Cell<usize>,
 }
 
 impl Server {
     pub(crate) fn new(ssh: Ssh, process: Process) -> Server {
-        let json = serde_json::to_vec(&Briefing { ssh, process }).unwrap_or_default();
-        let mut briefing = (json.len() as u32).to_le_bytes().to_vec();
-        briefing.extend(json);
         Server {
-            briefing,
+            briefing: RefCell::new(Briefing { ssh, process }),
             connections: Cell::new(0),
         }
+    }
+
+    /// Lets these in from the next connection on, and nobody else.
+    pub(crate) fn authorize(&self, keys: Vec<String>) {
+        self.briefing.borrow_mut().ssh.authorized_keys = keys;
     }
 
     /// Serves one connection until both sides have ended; one too many is reset.
@@ -89,7 +100,8 @@ impl Server {
         stream.accept();
         let mut socket = UnixStream::from_std(ours)?;
         // A process that is gone already is an end of file below.
-        if socket.write_all(&self.briefing).await.is_ok() {
+        let briefing = self.briefing.borrow().encode();
+        if socket.write_all(&briefing).await.is_ok() {
             relay(stream, socket).await;
         }
         if tokio::time::timeout(GRACE, ended.wait()).await.is_err() {

@@ -86,6 +86,19 @@ pub enum Request {
         /// How many bytes to send.
         bytes: u64,
     },
+    /// Says what changes in a directory; see [`crate::watch`].
+    Watch(crate::watch::Watch),
+    /// Answers [`User`].
+    User {
+        /// As in [`Exec::user`].
+        user: Option<String>,
+    },
+    /// Lets the owners of these keys in by SSH from now on, and nobody else; they stay until the guest's
+    /// end. Answers `{}`.
+    AuthorizeKeys {
+        /// As [`crate::config::Ssh::authorized_keys`].
+        keys: Vec<String>,
+    },
 }
 
 /// Files to copy.
@@ -117,6 +130,17 @@ pub enum Direction {
     In,
     /// Out of the guest.
     Out,
+}
+
+/// Answer of [`Request::User`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Home directory, absolute.
+    pub home: String,
 }
 
 /// What arrived in the guest.

@@ -158,6 +158,8 @@ pub enum ControlRequest {
     /// From now on the VM lives only as long as this connection: when it closes, however the client
     /// ended, the VMM is killed. Answers [`ControlReply::Status`].
     Tether,
+    /// Undoes [`ControlRequest::Tether`] of this connection. Answers [`ControlReply::Done`].
+    Untether,
     /// Listens on a port of the host from now on. Answers [`ControlReply::Done`], also when it does so
     /// already, or [`ControlReply::PortInUse`].
     Publish(Publish),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use banger_wire::agent::{
-    Call, CallError, Exec, Info, Request, Sockets, Stats, TerminalSize, kind,
+    Call, CallError, Exec, Info, Request, Sockets, Stats, TerminalSize, User, kind,
 };
 use banger_wire::frame::{self, Decoder, Frame};
 use banger_wire::{PROTOCOL, port};
@@ -132,6 +132,28 @@ impl Guest {
     /// See [`Error`].
     pub fn sockets(&self, probe: bool) -> Result<Sockets> {
         parse(&self.call(Request::Sockets { probe })?.payload)
+    }
+
+    /// Asks who a user of the guest is; without a name, the image's own.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn user(&self, user: Option<&str>) -> Result<User> {
+        let user = user.map(str::to_owned);
+        let user: User = parse(&self.call(Request::User { user })?.payload)?;
+        match user.home.starts_with('/') && !user.home.contains('\0') {
+            true => Ok(user),
+            false => Err(Error::Protocol("a home that is no directory".to_owned())),
+        }
+    }
+
+    /// Lets the owners of these public keys in by SSH, and nobody else, until the guest's end.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn authorize_keys(&self, keys: Vec<String>) -> Result<()> {
+        self.call(Request::AuthorizeKeys { keys })?;
+        Ok(())
     }
 
     /// Asks what the guest's kernel counts.

@@ -11,13 +11,15 @@ mod guest;
 mod signals;
 mod sink;
 mod terminal;
+mod watch;
 mod wire;
 
 pub use banger_tree::{Summary, TreeError};
 pub use banger_wire::agent::{
     CallError, CallErrorKind, Event, Exec, Exit, Info, Socket, Sockets, Started, Stats,
-    TerminalSize,
+    TerminalSize, User,
 };
+pub use banger_wire::watch::{Change, Changes, Watch, What};
 
 pub use copy::{CopyIn, CopyOptions, CopyOut};
 pub use error::{Error, Result};

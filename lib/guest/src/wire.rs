@@ -16,6 +16,8 @@ use crate::guest::parse;
 
 /// A guest that neither takes nor sends anything for so long is stuck.
 const STALL: Duration = Duration::from_secs(120);
+/// Far away, and yet no instant that cannot be.
+const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 const BUFFER: usize = 256 * 1024;
 
 /// A connection; the socket does not block.
@@ -62,6 +64,13 @@ impl<'a> Wire<'a> {
         }
         self.early = self.decoder.take_rest();
         Ok(())
+    }
+
+    /// What follows are frames, and the guest may be silent for as long as it likes in between; that its
+    /// VM has ended is still told.
+    pub(crate) fn listen(&mut self) {
+        self.decoder.push(&std::mem::take(&mut self.early));
+        self.stall = FOR_EVER;
     }
 
     /// The guest's next frame; its `ERROR` is ours.

@@ -2,13 +2,15 @@
 #![allow(clippy::unwrap_used)]
 
 use std::io::{Read, Write};
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
 use banger_wire::agent::kind;
 use banger_wire::frame;
-use lib_guest::{Command, Control, Error, Exec, Guest, Io, Outcome};
+use banger_wire::watch::CHANGES;
+use lib_guest::{CallErrorKind, Command, Control, Error, Exec, Guest, Io, Outcome, Watch};
 
 /// Nothing that is answered takes so long, on whatever machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -190,4 +192,47 @@ fn a_signal_gives_up_on_a_monitor_that_does_not_answer() {
     let error = guest.exec(command(), io).unwrap_err();
     assert!(matches!(error, Error::Interrupted), "{error}");
     assert_eq!(error.status(), 130);
+}
+
+#[test]
+fn changes_that_cannot_be_end_a_watch() {
+    let started = &br#"{"pid":3}"#[..];
+    let change = |path: &str, from: &str| {
+        format!(r#"{{"changes":[{{"path":{path},"what":"added","from":{from}}}]}}"#).into_bytes()
+    };
+    let many = {
+        let one = r#"{"path":[97],"what":"added"},"#.repeat(501);
+        format!(r#"{{"changes":[{}]}}"#, one.trim_end_matches(',')).into_bytes()
+    };
+    for (payload, words) in [
+        (change("[46,46]", "null"), "cannot be"),
+        (change("[47,101,116,99]", "null"), "cannot be"),
+        (change("[97,0]", "null"), "cannot be"),
+        (change("[97]", "[46,46,47,97]"), "cannot be"),
+        (many, "cannot be"),
+        (b"{}".to_vec(), "missing field"),
+        (b"\xff".to_vec(), "expected value"),
+    ] {
+        let bytes = frames(&[(kind::STARTED, started), (CHANGES, &payload)]);
+        let error = watched(bytes).unwrap_err();
+        assert!(matches!(&error, Error::Protocol(_)), "{error}");
+        assert!(error.to_string().contains(words), "{error}");
+    }
+    let error = watched(frames(&[(kind::STARTED, started), (kind::STDOUT, b"x")])).unwrap_err();
+    assert!(matches!(error, Error::Protocol(_)), "{error}");
+    let unsupported = br#"{"kind":"unsupported","message":"what?"}"#;
+    let error = watched(frames(&[(kind::ERROR, unsupported)])).unwrap_err();
+    let told = |error: &Error| matches!(error, Error::Call(call) if call.kind == CallErrorKind::Unsupported);
+    assert!(told(&error), "{error}");
+}
+
+fn watched(bytes: Vec<u8>) -> lib_guest::Result<()> {
+    let (guest, _directory) = guest(says(bytes));
+    let what = Watch {
+        path: b"/".to_vec(),
+        user: None,
+        entries: 1,
+        skip: Vec::new(),
+    };
+    guest.watch(what, None, &mut |_| ControlFlow::Continue(()))
 }

@@ -5,6 +5,7 @@ mod harness;
 mod monitor;
 mod services;
 mod ssh;
+mod watch;
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
