@@ -150,6 +150,13 @@ impl Control {
         }
     }
 
+    /// The VM's life depends on this client no longer.
+    pub(crate) fn untether(&mut self, token: u64) {
+        if let Some(client) = self.clients.get_mut(&token) {
+            client.tether = false;
+        }
+    }
+
     /// A client that the VM's life depended on is gone.
     pub(crate) fn tether_broken(&self) -> bool {
         self.tether_broken

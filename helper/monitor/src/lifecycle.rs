@@ -122,6 +122,10 @@ impl Monitor {
                 self.control.tether(token);
                 self.reply_status(token);
             }
+            Ok(ControlRequest::Untether) => {
+                self.control.untether(token);
+                self.control.reply(token, &ControlReply::Done);
+            }
             Ok(ControlRequest::WaitReady) => match (&self.ready, &self.witness.guest_message) {
                 (Some(ready), _) => self.control.reply(token, &ready.reply()),
                 (None, Some(message)) => {

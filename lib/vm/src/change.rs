@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use banger_wire::monitor::ControlRequest;
 use lib_model::{ByteSize, VmName};
 use lib_store::{Store, VmGuard, VmRow};
 
-use crate::{Accel, CreateRequest, Life, Network, VmError, bridge, life};
+use crate::{Accel, Control, CreateRequest, Interrupt, Life, Network, VmError, bridge, life};
 
 /// What to change; nothing is kept as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -69,6 +70,36 @@ pub fn set(
         needs_restart,
         ..changed
     })
+}
+
+/// Makes an ephemeral VM one that stays: from now on neither the end of its maker nor that of `tether` ends
+/// it. Whoever dies on the way leaves it either as it was or kept.
+///
+/// # Errors
+/// When the row cannot be written.
+pub fn keep(
+    store: &mut Store,
+    guard: &mut VmGuard<'_>,
+    vm: &VmRow,
+    tether: Option<&mut Control>,
+) -> Result<VmRow, VmError> {
+    let mut kept = store.vm_again(guard, vm)?;
+    if !kept.spec.ephemeral {
+        return Ok(kept);
+    }
+    if let Some(tether) = tether {
+        // A VM that is gone has no life left that could depend on us.
+        let patience = Some(Duration::from_secs(10));
+        match tether.ask(&ControlRequest::Untether, patience, &Interrupt::never()) {
+            Ok(_) | Err(VmError::Monitor { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    kept.spec.ephemeral = false;
+    let create = guard.create()?;
+    store.update_vm(&create, &kept.id, &kept.name, &kept.spec)?;
+    store.happened(&kept.id, &kept.name, "changed", Some("kept"));
+    Ok(kept)
 }
 
 fn plan(vm: &VmRow, change: &Change) -> Result<Changed, VmError> {

@@ -82,15 +82,23 @@ pub(crate) fn guest_config(
 /// Keys that cannot be read or made; a setting that names no key.
 pub(crate) fn ssh(context: &Context, id: &VmId, note: &dyn Fn(&str)) -> Result<Ssh, VmError> {
     let host_key = lib_ssh::host_key(&context.vm(id), id)?;
+    Ok(Ssh {
+        host_key: host_key.private,
+        authorized_keys: authorized_keys(context, note)?,
+    })
+}
+
+/// Whom every VM lets in: who has the store's own key, and those of the configuration.
+///
+/// # Errors
+/// Keys that cannot be read or made; a setting that names no key.
+pub fn authorized_keys(context: &Context, note: &dyn Fn(&str)) -> Result<Vec<String>, VmError> {
     let config = Config::load(&Environment::process())?;
     let home = std::env::var_os("HOME").map(PathBuf::from);
     let configured = &config.vm.authorized_keys;
-    let mut authorized_keys = lib_ssh::authorized_keys(configured, home.as_deref(), note)?;
-    authorized_keys.push(lib_ssh::client_key(context)?.public);
-    Ok(Ssh {
-        host_key: host_key.private,
-        authorized_keys,
-    })
+    let mut keys = lib_ssh::authorized_keys(configured, home.as_deref(), note)?;
+    keys.push(lib_ssh::client_key(context)?.public);
+    Ok(keys)
 }
 
 /// The work disk first: a volume may lie below it.
