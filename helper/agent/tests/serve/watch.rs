@@ -48,7 +48,7 @@ fn a_change_is_told_when_it_happens() {
     let base = tempfile::tempdir().unwrap();
     fs::create_dir(base.path().join("src")).unwrap();
     fs::write(base.path().join("src/main.rs"), "fn main() {}").unwrap();
-    let (told, watching) = watch(&harness, what(base.path(), 1000));
+    let (told, watching) = watch(&harness, what(base.path(), 10_000));
     let first = told.recv_timeout(PATIENCE).unwrap();
     assert_eq!((first.changes.len(), first.directories), (0, 2));
 
