@@ -84,6 +84,16 @@ impl Fixtures {
         self.directory.join("umoci/usr/bin/umoci")
     }
 
+    /// The directory of `nix` and its other names, 2.26, which needs nothing of the machine; see [`crate::Nix`].
+    pub fn nix_programs(&self) -> PathBuf {
+        self.directory.join("nix/usr/bin")
+    }
+
+    /// `lib` of nixpkgs and, in `nixpkgs`, its modules of 2022.
+    pub fn nixpkgs_library(&self) -> PathBuf {
+        self.directory.join("nixpkgs-library")
+    }
+
     /// The packed base layer and, beside it, the digest of what is in it.
     pub fn base_layer(&self) -> (PathBuf, PathBuf) {
         (

@@ -21,6 +21,7 @@ mod interleavings;
 mod lifecycle;
 mod mounts;
 mod netd;
+mod nix_harness;
 mod operations;
 mod pipeline;
 mod ports;

@@ -6,8 +6,9 @@ use std::process::Command;
 
 use banger_tests::{Fixtures, pack};
 
+use crate::packages::Suite;
 use crate::step::{Result, run};
-use crate::{build, packages};
+use crate::{build, nix_fixtures, packages};
 
 /// What the demonstration shows, for executables in `bin`; what is missing is made.
 pub(crate) fn for_demo(bin: PathBuf) -> Result<Fixtures> {
@@ -25,6 +26,8 @@ pub(crate) fn prepare(bin: PathBuf) -> Result<Fixtures> {
     let fixtures = for_demo(bin)?;
     let directory = build::target()?.join("fixtures");
     umoci(&fixtures, &directory)?;
+    nix_fixtures::program(&fixtures, &directory)?;
+    nix_fixtures::library(&fixtures, &directory)?;
     root_file_system(fixtures.system_layer(), &SYSTEM, &directory)?;
     Ok(fixtures)
 }
@@ -61,7 +64,7 @@ fn umoci(fixtures: &Fixtures, directory: &Path) -> Result<()> {
         return Ok(());
     }
     println!("   downloading umoci from Debian's sid (not installed)");
-    let file = packages::download_from("sid", "umoci", directory)?;
+    let file = Suite::open("sid", directory)?.download("umoci", directory)?;
     let package = directory.join(file);
     packages::unpack(&package, &directory.join("umoci"))?;
     fs::remove_file(package)?;

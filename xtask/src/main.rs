@@ -10,6 +10,7 @@ mod bench;
 mod build;
 mod demo;
 mod fixtures;
+mod nix_fixtures;
 mod packages;
 mod step;
 mod test;
@@ -44,6 +45,8 @@ enum Task {
     Demo,
     /// Install what the tests need and run them all, VMs included
     Test(test::Args),
+    /// Install and make what the tests need, and run none
+    Fixtures,
     /// Let many commands fight and die, then check the store
     Storm,
     /// Measure what SPEC.md promises
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         }
         Task::Demo => demo::demo(),
         Task::Test(args) => test::test(&args),
+        Task::Fixtures => test::fixtures(),
         Task::Storm => test::storm(),
         Task::Bench(args) => bench::bench(&args),
         Task::Measure(_) => Ok(()),

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use tempfile::TempDir;
+
 use crate::step::{self, Result, output, run};
 
 /// A package, a file that shows that it is there, and what it is for.
@@ -90,6 +92,11 @@ pub(crate) const TEST: &[Package] = &[
     package("nftables", "/usr/sbin/nft", "loads the rules between VMs"),
     package("iproute2", "/sbin/ip", "looks at interfaces as a reference"),
     package("iputils-ping", "/bin/ping", "sends packets from namespaces"),
+    package(
+        "patchelf",
+        "/usr/bin/patchelf",
+        "lets Nix run from a folder",
+    ),
     package("zsh", "/bin/zsh", "completes commands"),
     package("fish", "/usr/bin/fish", "completes commands"),
 ];
@@ -168,27 +175,38 @@ pub(crate) fn download(name: &str, directory: &Path) -> Result<String> {
     downloaded(name, directory)
 }
 
-/// Downloads a package of another Debian suite, with a state of apt's own: the machine's lists and
-/// packages are not touched.
-pub(crate) fn download_from(suite: &str, name: &str, directory: &Path) -> Result<String> {
-    let state = tempfile::tempdir_in(directory)?;
-    let at = |name: &str| state.path().join(name);
-    for directory in ["lists/partial", "cache/archives/partial"] {
-        fs::create_dir_all(at(directory))?;
+/// apt for another Debian suite, with a state of its own: the machine's lists and packages are not touched.
+pub(crate) struct Suite {
+    state: TempDir,
+}
+
+impl Suite {
+    /// Reads the suite's lists, into a directory beside what is to be downloaded.
+    pub(crate) fn open(suite: &str, directory: &Path) -> Result<Suite> {
+        let state = tempfile::tempdir_in(directory)?;
+        let at = |name: &str| state.path().join(name);
+        for directory in ["lists/partial", "cache/archives/partial"] {
+            fs::create_dir_all(at(directory))?;
+        }
+        fs::write(at("status"), "")?;
+        let mirror = mirror()?;
+        let source = format!(
+            "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {mirror} {suite} main\n"
+        );
+        fs::write(at("sources.list"), source)?;
+        let suite = Suite { state };
+        run(suite.apt_get().arg("update"))?;
+        Ok(suite)
     }
-    fs::write(at("status"), "")?;
-    let mirror = mirror()?;
-    let source = format!(
-        "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {mirror} {suite} main\n"
-    );
-    fs::write(at("sources.list"), source)?;
-    let apt_get = |arguments: &[&str]| {
+
+    fn apt_get(&self) -> Command {
+        let state = self.state.path();
         let mut command = Command::new("apt-get");
         for (option, path) in [
-            ("Dir::State", state.path().to_owned()),
-            ("Dir::State::status", at("status")),
-            ("Dir::Cache", at("cache")),
-            ("Dir::Etc::sourcelist", at("sources.list")),
+            ("Dir::State", state.to_owned()),
+            ("Dir::State::status", state.join("status")),
+            ("Dir::Cache", state.join("cache")),
+            ("Dir::Etc::sourcelist", state.join("sources.list")),
         ] {
             command
                 .arg("-o")
@@ -202,11 +220,40 @@ pub(crate) fn download_from(suite: &str, name: &str, directory: &Path) -> Result
         ] {
             command.args(["-o", option]);
         }
-        run(command.arg("-qq").args(arguments).current_dir(directory))
-    };
-    apt_get(&["update"])?;
-    apt_get(&["download", name])?;
-    downloaded(name, directory)
+        command.arg("-qq");
+        command
+    }
+
+    /// Downloads a package into `directory`; returns its file name.
+    pub(crate) fn download(&self, name: &str, directory: &Path) -> Result<String> {
+        run(self
+            .apt_get()
+            .args(["download", name])
+            .current_dir(directory))?;
+        downloaded(name, directory)
+    }
+
+    /// Unpacks a package and all that it depends on into `directory`, C library included.
+    pub(crate) fn unpack_with_dependencies(&self, name: &str, directory: &Path) -> Result<()> {
+        run(self.apt_get().args([
+            "install",
+            "--download-only",
+            "--yes",
+            "--no-install-recommends",
+            name,
+        ]))?;
+        for entry in fs::read_dir(self.state.path().join("cache/archives"))? {
+            let package = entry?.path();
+            if package.extension().is_some_and(|ending| ending == "deb") {
+                step::output(
+                    Command::new("dpkg-deb")
+                        .arg("--extract")
+                        .args([&package, directory]),
+                )?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The mirror that this machine takes Debian from; it has all suites.

@@ -36,6 +36,12 @@ pub(crate) fn storm() -> Result<()> {
     })
 }
 
+/// Installs and makes what is missing.
+pub(crate) fn fixtures() -> Result<()> {
+    packages::install(&[packages::DEMO, packages::TEST])?;
+    fixtures::prepare(build::target()?.join("debug")).map(drop)
+}
+
 /// Installs what is missing, builds, and runs the tests.
 pub(crate) fn test(args: &Args) -> Result<()> {
     let start = Instant::now();
