@@ -139,15 +139,12 @@ fn file_system(disk: &Path, verified: &mut Verified, progress: &dyn Progress) ->
     Ok(())
 }
 
-/// In the places where such tools are; users often lack them on `PATH`.
+/// On `PATH`, and in the places where such tools are: users often lack those.
 fn find(program: &str) -> Option<PathBuf> {
-    [
-        "/usr/sbin",
-        "/sbin",
-        "/usr/bin",
-        "/run/current-system/sw/bin",
-    ]
-    .iter()
-    .map(|directory| Path::new(directory).join(program))
-    .find(|path| path.is_file())
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .filter(|directory| directory.is_absolute())
+        .chain(["/usr/sbin", "/sbin", "/usr/bin"].map(PathBuf::from))
+        .map(|directory| directory.join(program))
+        .find(|path| path.is_file())
 }

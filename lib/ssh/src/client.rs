@@ -116,16 +116,27 @@ pub(crate) fn own_command(context: &Context) -> Result<Vec<u8>, SshError> {
     Ok(line)
 }
 
-/// This program by the path in `PATH` that leads to it, which outlives an upgrade, else by its file.
+/// This program by the path in `PATH` that leads to it, which outlives an upgrade, else by its file. Where
+/// nixpkgs has wrapped it, the wrapper is meant.
 ///
 /// # Errors
 /// When the kernel does not say what runs.
 pub fn own_program() -> Result<PathBuf, SshError> {
     let here = std::env::current_exe().map_err(io_error("find", "/proc/self/exe"))?;
+    let here = unwrapped(here);
     let name = here.file_name().unwrap_or_default().to_owned();
     let same = |path: &PathBuf| path.canonicalize().is_ok_and(|path| path == here);
     let found = in_path(&name).find(same);
     Ok(found.unwrap_or(here))
+}
+
+/// `bin/name` for `bin/.name-wrapped`, as nixpkgs' wrapProgram calls what it wraps, where both are.
+fn unwrapped(program: PathBuf) -> PathBuf {
+    let name = program.file_name().and_then(OsStr::to_str);
+    let wrapper = name
+        .and_then(|name| name.strip_prefix('.')?.strip_suffix("-wrapped"))
+        .map(|name| program.with_file_name(name));
+    wrapper.filter(|path| path.is_file()).unwrap_or(program)
 }
 
 /// An executable of this name in `PATH`.
@@ -146,4 +157,23 @@ fn in_path(name: &OsStr) -> impl Iterator<Item = PathBuf> {
 /// Bytes of ours as a line of a file.
 pub(crate) fn text(bytes: Vec<u8>) -> OsString {
     OsString::from_vec(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrapped_program_is_called_by_its_wrapper() {
+        let base = tempfile::tempdir().unwrap();
+        let at = |name: &str| base.path().join(name);
+        std::fs::write(at("banger-vm"), "").unwrap();
+        for (program, called) in [
+            (".banger-vm-wrapped", "banger-vm"),
+            ("banger-vm", "banger-vm"),
+            (".other-wrapped", ".other-wrapped"),
+        ] {
+            assert_eq!(unwrapped(at(program)), at(called));
+        }
+    }
 }

@@ -4,7 +4,11 @@
 use std::path::Path;
 use std::process::Command;
 
-const SYSTEMD_RUN: &str = "/usr/bin/systemd-run";
+/// Debian's and others' place, and NixOS'.
+const SYSTEMD_RUN: [&str; 2] = [
+    "/usr/bin/systemd-run",
+    "/run/current-system/sw/bin/systemd-run",
+];
 
 /// A directory that exists exactly where systemd is the service manager (sd_booted(3)).
 const BOOTED: &str = "/run/systemd/system";
@@ -12,9 +16,12 @@ const BOOTED: &str = "/run/systemd/system";
 /// The command that runs `program` for the VM `id` with an empty environment, in a scope where there
 /// can be one.
 pub(crate) fn command(program: &Path, id: &str) -> Command {
-    let mut command = match manager() {
-        Some(manager) => in_scope(program, id, manager),
-        None => Command::new(program),
+    let systemd_run = SYSTEMD_RUN
+        .into_iter()
+        .find(|path| Path::new(path).exists());
+    let mut command = match (manager(), systemd_run) {
+        (Some(manager), Some(systemd_run)) => in_scope(systemd_run, program, id, manager),
+        _ => Command::new(program),
     };
     command.env_clear();
     // How systemd-run finds the user's manager.
@@ -27,7 +34,7 @@ pub(crate) fn command(program: &Path, id: &str) -> Command {
 }
 
 fn manager() -> Option<&'static str> {
-    if !Path::new(BOOTED).exists() || !Path::new(SYSTEMD_RUN).exists() {
+    if !Path::new(BOOTED).exists() {
         return None;
     }
     if nix::unistd::geteuid().is_root() {
@@ -41,8 +48,8 @@ fn manager() -> Option<&'static str> {
 
 /// systemd-run executes the program in its own place, so streams and process id stay
 /// (systemd-run(1), --scope).
-fn in_scope(program: &Path, id: &str, manager: &str) -> Command {
-    let mut command = Command::new(SYSTEMD_RUN);
+fn in_scope(systemd_run: &str, program: &Path, id: &str, manager: &str) -> Command {
+    let mut command = Command::new(systemd_run);
     command
         .args([manager, "--scope", "--quiet", "--collect"])
         .arg(format!("--unit=banger-{id}"))
@@ -57,7 +64,8 @@ mod tests {
 
     #[test]
     fn the_scope_is_named_after_the_vm_and_nothing_reaches_a_shell() {
-        let command = in_scope(Path::new("/x/banger-monitor"), "00112233445566aa", "--user");
+        let program = Path::new("/x/banger-monitor");
+        let command = in_scope(SYSTEMD_RUN[0], program, "00112233445566aa", "--user");
         let words: Vec<&str> = std::iter::once(command.get_program())
             .chain(command.get_args())
             .filter_map(|word| word.to_str())
