@@ -9,6 +9,7 @@ mod process;
 mod report;
 mod ssh;
 mod time;
+mod up;
 mod vms;
 mod volume;
 
@@ -23,6 +24,7 @@ pub(crate) use port::{PortsArgs, PublishArgs};
 pub(crate) use process::{ExecArgs, ProcessArgs, RunArgs};
 pub(crate) use report::{EventsArgs, LogsArgs, PingArgs, StatsArgs};
 pub(crate) use ssh::{SshArgs, SshConfigArgs, SshKnownHostsArgs, SshProxyArgs};
+pub(crate) use up::UpArgs;
 pub(crate) use vms::{DeleteArgs, ListArgs, ReconcileArgs, SetArgs, StartArgs, StopArgs, VmsArgs};
 pub(crate) use volume::{VolumeArgs, VolumeVerb};
 
@@ -54,6 +56,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Make a VM and boot it
     Create(CreateArgs),
+    /// Make the VM that a file describes, or make it fit, and boot it
+    Up(UpArgs),
     /// Run a command in a new VM, then remove the VM
     Run(RunArgs),
     /// Run a command in a running VM

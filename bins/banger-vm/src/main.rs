@@ -2,6 +2,7 @@
 
 mod cli;
 mod commands;
+mod described;
 mod follow;
 mod guest;
 mod resolve;
@@ -31,6 +32,7 @@ fn dispatch(session: &mut Session, command: Command) -> Result<u8, Failure> {
     let done = Exit::Done.into();
     match command {
         Command::Create(args) => commands::create::run(session, args).map(|()| done),
+        Command::Up(args) => commands::up::run(session, &args).map(|()| done),
         Command::Run(args) => commands::run::run(session, args),
         Command::Exec(args) => commands::exec::run(session, args),
         Command::Ssh(args) => commands::ssh::run(session, args),
@@ -86,5 +88,10 @@ mod tests {
         Cli::command().debug_assert();
         // Links of the documentation mean nothing to who reads the help.
         assert!(!Cli::command().render_long_help().to_string().contains("[`"));
+    }
+
+    #[test]
+    fn the_manual_and_the_completions_are_those_of_the_tree() {
+        lib_generated::keep(Cli::command());
     }
 }

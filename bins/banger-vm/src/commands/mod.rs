@@ -21,5 +21,6 @@ pub(crate) mod ssh_proxy;
 pub(crate) mod start;
 pub(crate) mod stats;
 pub(crate) mod stop;
+pub(crate) mod up;
 pub(crate) mod volume;
 pub(crate) mod wait;
