@@ -4,6 +4,8 @@ use std::ffi::OsString;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::system::SystemCommand;
+
 /// Images and microVMs, Nix- and OCI-first
 #[derive(Debug, Parser)]
 #[command(
@@ -42,6 +44,9 @@ pub(crate) enum Command {
     /// Settings
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Make banger a part of this machine
+    #[command(subcommand)]
+    System(SystemCommand),
 }
 
 #[derive(Debug, Subcommand)]

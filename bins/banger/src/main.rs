@@ -7,6 +7,11 @@ use std::process::{Command, ExitCode};
 
 mod cli;
 mod config;
+mod system;
+
+/// The executables that people run, and what those run; `xtask/src/build.rs` builds them.
+const PROGRAMS: [&str; 4] = ["banger", "banger-image", "banger-net", "banger-vm"];
+const HELPERS: [&str; 3] = ["banger-monitor", "banger-agent", "banger-netd"];
 
 fn main() -> ExitCode {
     if let Some(failure) = delegate_completion() {
@@ -23,6 +28,9 @@ fn run(command: cli::Command) -> Result<u8, lib_cli::Failure> {
         cli::Command::Net { arguments } => ("net", arguments),
         cli::Command::Config(cli::ConfigCommand::Show(args)) => {
             return config::show(&args).map(|()| lib_model::Exit::Done.into());
+        }
+        cli::Command::System(command) => {
+            return system::run(&command).map(|()| lib_model::Exit::Done.into());
         }
     };
     Err(exec(noun, &arguments))
@@ -88,5 +96,10 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         super::cli::Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_manual_and_the_completions_are_those_of_the_tree() {
+        lib_generated::keep(super::cli::Cli::command());
     }
 }

@@ -1,0 +1,91 @@
+//! What a service manager needs, as it is in the tree, which packages of distributions install too.
+
+use std::path::Path;
+
+/// A file below the prefix, with the paths that a distribution's package has.
+pub(crate) struct Unit {
+    pub(crate) place: &'static str,
+    text: &'static str,
+}
+
+macro_rules! unit {
+    ($place:literal, $file:literal) => {
+        Unit {
+            place: $place,
+            text: include_str!(concat!("../../../../", $file)),
+        }
+    };
+}
+
+pub(crate) const UNITS: &[Unit] = &[
+    unit!(
+        "lib/systemd/system/banger-netd.service",
+        "helper/netd/systemd/banger-netd.service"
+    ),
+    unit!(
+        "lib/systemd/system/banger-netd.socket",
+        "helper/netd/systemd/banger-netd.socket"
+    ),
+    unit!(
+        "lib/systemd/system/banger-vm@.service",
+        "bins/banger/systemd/banger-vm@.service"
+    ),
+    unit!(
+        "lib/systemd/system/banger-reconcile.service",
+        "bins/banger/systemd/banger-reconcile.service"
+    ),
+    unit!(
+        "lib/systemd/system/banger-reconcile.timer",
+        "bins/banger/systemd/banger-reconcile.timer"
+    ),
+    unit!(
+        "lib/systemd/network/70-banger.network",
+        "helper/netd/systemd/70-banger.network"
+    ),
+    unit!(
+        "lib/sysusers.d/banger.conf",
+        "bins/banger/systemd/sysusers.conf"
+    ),
+    unit!(
+        "lib/tmpfiles.d/banger.conf",
+        "bins/banger/systemd/tmpfiles.conf"
+    ),
+    unit!(
+        "lib/modules-load.d/banger.conf",
+        "bins/banger/systemd/modules-load.conf"
+    ),
+];
+
+/// Only where NetworkManager is: it reads no directory below /usr/local.
+pub(crate) const NETWORK_MANAGER: Unit = unit!(
+    "/etc/NetworkManager/conf.d/banger.conf",
+    "helper/netd/systemd/banger-networkmanager.conf"
+);
+
+/// Those that are started with the machine.
+pub(crate) const ENABLED: &[&str] = &["banger-netd.socket", "banger-reconcile.timer"];
+
+impl Unit {
+    /// With the places of the programs below `prefix`.
+    pub(crate) fn text(&self, prefix: &Path) -> String {
+        let prefix = prefix.display();
+        self.text
+            .replace("=/usr/bin/", &format!("={prefix}/bin/"))
+            .replace("=/usr/libexec/", &format!("={prefix}/libexec/"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_name_programs_below_the_prefix() {
+        for unit in UNITS {
+            let text = unit.text(Path::new("/opt/b"));
+            for line in text.lines().filter(|line| line.starts_with("Exec")) {
+                assert!(line.contains("=/opt/b/"), "{}: {line}", unit.place);
+            }
+        }
+    }
+}
