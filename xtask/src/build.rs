@@ -144,8 +144,18 @@ fn build_these(profile: Profile, programs: &[&str], helper_names: &[&str]) -> Re
     let directory = target()?.join(profile.directory());
     if profile == Profile::Release {
         refuse_failpoints(&directory, programs, helper_names)?;
+        share()?;
     }
     Ok(directory)
+}
+
+/// Writes what `lib/generated` keeps: by the same tests that compare, built as all tests are.
+pub(crate) fn generate() -> Result<()> {
+    run(cargo()
+        .args(["test", "--workspace", "--locked", "--quiet", "--bins"])
+        .args(["--features", FAILPOINTS])
+        .args(["--", "the_manual_and_the_completions"])
+        .env("BANGER_GENERATE", "1"))
 }
 
 /// A program as users get it, but with failpoints; in a target directory of its own.
@@ -163,6 +173,34 @@ pub(crate) fn with_failpoints(program: &str) -> Result<PathBuf> {
             FAILPOINTS,
         ]))?;
     Ok(place.join("release").join(program))
+}
+
+/// Manual and completions as below a prefix, where `banger system install` looks for them.
+fn share() -> Result<()> {
+    let share = target()?.join("share");
+    for (from, to) in [
+        ("man", "man/man1"),
+        ("completions/bash", "bash-completion/completions"),
+        ("completions/zsh", "zsh/site-functions"),
+        ("completions/fish", "fish/vendor_completions.d"),
+    ] {
+        let to = share.join(to);
+        // Missing before the first build.
+        let _ = fs::remove_dir_all(&to);
+        fs::create_dir_all(&to)?;
+        let mut directories = vec![root().join(from)];
+        while let Some(directory) = directories.pop() {
+            for entry in fs::read_dir(directory)? {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    directories.push(entry.path());
+                } else {
+                    fs::copy(entry.path(), to.join(entry.file_name()))?;
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What users get must not be told to fail by a variable.

@@ -49,6 +49,8 @@ enum Task {
     Fixtures,
     /// Let many commands fight and die, then check the store
     Storm,
+    /// Write the manual and the completions anew from the command lines
+    Gen,
     /// Measure what SPEC.md promises
     Bench(bench::Args),
     /// Run a command and print what it costs
@@ -81,6 +83,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::test(&args),
         Task::Fixtures => test::fixtures(),
         Task::Storm => test::storm(),
+        Task::Gen => build::generate(),
         Task::Bench(args) => bench::bench(&args),
         Task::Measure(_) => Ok(()),
     });

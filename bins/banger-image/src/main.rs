@@ -55,4 +55,9 @@ mod tests {
         // Links of the documentation mean nothing to who reads the help.
         assert!(!Cli::command().render_long_help().to_string().contains("[`"));
     }
+
+    #[test]
+    fn the_manual_and_the_completions_are_those_of_the_tree() {
+        lib_generated::keep(Cli::command());
+    }
 }

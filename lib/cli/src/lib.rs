@@ -25,7 +25,7 @@ pub use failure::Failure;
 pub use output::Output;
 pub use progress::Bars;
 pub use records::{StdinRecords, stdin_is_data};
-pub use run::run;
+pub use run::{registrations, run};
 pub use select::{Kind, Selectors, for_each, selectors};
 pub use session::Session;
 pub use table::Table;

@@ -14,7 +14,7 @@ use lib_store::{Locks, Store, VmGuard, VmRow};
 use lib_vm::{Change, Control, CreateRequest, Interrupt, VmError};
 
 use crate::cli::{MachineArgs, UpArgs};
-use crate::commands::{create, stop};
+use crate::commands::create;
 use crate::described::Description;
 use crate::resolve;
 
