@@ -21,7 +21,9 @@ mod interleavings;
 mod lifecycle;
 mod mounts;
 mod netd;
+mod nix_flake;
 mod nix_harness;
+mod nix_module;
 mod operations;
 mod pipeline;
 mod ports;
@@ -32,7 +34,9 @@ mod ssh_config;
 mod ssh_forwards;
 mod state;
 mod storm;
+mod system;
 mod systemd;
+mod up;
 mod workspace;
 
 /// A file that nobody declares would never run.
