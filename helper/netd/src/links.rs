@@ -7,15 +7,24 @@ use std::os::fd::OwnedFd;
 use banger_failpoint::point;
 use banger_proto::{InterfaceName, VmId};
 use futures_util::{StreamExt, TryStreamExt};
+use rtnetlink::packet_route::address::AddressScope;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
-use rtnetlink::{Error, Handle, LinkBridge, LinkUnspec, RouteMessageBuilder};
+use rtnetlink::{Error, Handle, LinkBridge, LinkDummy, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use crate::pool::Pool;
 use crate::sys;
 
 const BRIDGE_ALIAS: &str = "banger-netd bridge";
+const ROUTE_ALIAS: &str = "banger-netd route";
 const TAP_ALIAS: &str = "banger-netd vm=";
+
+/// The other end of the route's link, where there are no dummies.
+const ROUTE_PEER: &str = "banger-dns-peer";
+
+/// A resolver ignores links without an address. This one is for links that need one in name only (RFC
+/// 7600, "IPv4 dummy address"), so it is nobody's.
+const ROUTE_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
 
 /// Locally administered; fixed, because a bridge would else take that of its first port.
 const BRIDGE_MAC: [u8; 6] = [0x02, 0x62, 0x67, 0x72, 0x00, 0x01];
@@ -41,6 +50,8 @@ pub(crate) struct Link {
 pub(crate) enum Owner {
     Bridge,
     Vm(VmId),
+    /// For the host's resolver.
+    Route,
     Other,
 }
 
@@ -148,6 +159,59 @@ impl Links {
         Ok(tap)
     }
 
+    /// Makes the link that the host's resolver is told about; nothing of it is left when that fails.
+    pub(crate) async fn add_route_link(&self, name: &InterfaceName) -> io::Result<()> {
+        point("netd.route.add")?;
+        let message = LinkDummy::new(name.as_str()).build();
+        let added = self.handle.link().add(message).execute().await;
+        let made = match added.map_err(failed) {
+            Ok(()) => self.set_up_route_link(name).await,
+            // A kernel without dummies has pairs, which containers need: one end gives the other its carrier.
+            Err(error) if error.raw_os_error() == Some(nix::libc::EOPNOTSUPP) => {
+                let message = LinkVeth::new(name.as_str(), ROUTE_PEER).build();
+                let added = self.handle.link().add(message).execute().await;
+                added.map_err(failed)?;
+                match self.set_up_route_peer().await {
+                    Ok(()) => self.set_up_route_link(name).await,
+                    failed => failed,
+                }
+            }
+            Err(error) => return Err(error),
+        };
+        if made.is_err()
+            && let Some(link) = self.find(name).await?
+        {
+            self.delete(&link).await?;
+        }
+        made
+    }
+
+    async fn set_up_route_peer(&self) -> io::Result<()> {
+        let name = InterfaceName::try_from(ROUTE_PEER).map_err(io::Error::other)?;
+        let peer = self.find(&name).await?.ok_or(io::ErrorKind::NotFound)?;
+        without_ipv6(&name)?;
+        let up = LinkUnspec::new_with_index(peer.index).up().build();
+        self.handle.link().set(up).execute().await.map_err(failed)
+    }
+
+    async fn set_up_route_link(&self, name: &InterfaceName) -> io::Result<()> {
+        let link = self.find(name).await?;
+        let index = link.ok_or(io::ErrorKind::NotFound)?.index;
+        point("netd.route.alias")?;
+        let alias = LinkUnspec::new_with_index(index).alias(ROUTE_ALIAS).build();
+        let aliased = self.handle.link().set(alias).execute().await;
+        aliased.map_err(failed)?;
+        without_ipv6(name)?;
+        point("netd.route.address")?;
+        let mut request = self.handle.address().add(index, ROUTE_ADDRESS.into(), 32);
+        // The kernel must not choose it for packets of links that have none of their own.
+        request.message_mut().header.scope = AddressScope::Link;
+        request.execute().await.map_err(failed)?;
+        point("netd.route.up")?;
+        let up = LinkUnspec::new_with_index(index).up().build();
+        self.handle.link().set(up).execute().await.map_err(failed)
+    }
+
     /// Takes an interface away. One that is gone already is as good.
     pub(crate) async fn delete(&self, link: &Link) -> io::Result<()> {
         point("netd.link.delete")?;
@@ -219,8 +283,10 @@ pub(crate) fn link(message: &LinkMessage) -> Link {
 }
 
 fn owner(alias: &str) -> Owner {
-    if alias == BRIDGE_ALIAS {
-        return Owner::Bridge;
+    match alias {
+        BRIDGE_ALIAS => return Owner::Bridge,
+        ROUTE_ALIAS => return Owner::Route,
+        _ => {}
     }
     alias
         .strip_prefix(TAP_ALIAS)
@@ -256,6 +322,7 @@ mod tests {
         let alias = format!("{TAP_ALIAS}{vm} uid=7");
         assert_eq!(owner(&alias), Owner::Vm(vm));
         assert_eq!(owner(BRIDGE_ALIAS), Owner::Bridge);
+        assert_eq!(owner(ROUTE_ALIAS), Owner::Route);
         for other in ["", "uplink", "banger-netd vm=", "banger-netd vm=x uid=7"] {
             assert_eq!(owner(other), Owner::Other, "{other:?}");
         }

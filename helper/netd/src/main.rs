@@ -18,6 +18,7 @@ mod operations;
 mod options;
 mod peer;
 mod pool;
+mod resolved;
 mod rules;
 mod serve;
 mod sys;
@@ -36,6 +37,7 @@ use links::Links;
 use network::Network;
 use nft::Nft;
 use options::{Options, Serve};
+use resolved::Resolved;
 use serve::Server;
 use tokio::task::{LocalSet, spawn_local};
 
@@ -139,6 +141,7 @@ async fn serve(options: Options, journal: Journal) -> io::Result<()> {
         journal,
         Links::new(handle),
         Nft::new(options.nft.clone()),
+        Resolved::new(options.resolvectl.clone()),
     );
     if let Err(refusal) = network.recover().await {
         // Each request tries again, and tells its caller.

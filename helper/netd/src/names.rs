@@ -49,6 +49,8 @@ fn records(journal: &Journal, attached: &HashSet<VmId>) -> Vec<NameRecord> {
             address: kept.address,
             first: seen.insert(&kept.name),
             attached: attached.contains(&kept.vm),
+            nat: kept.nat,
+            group: kept.group.as_ref().map(|group| group.number),
         })
         .collect()
 }

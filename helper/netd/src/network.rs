@@ -12,6 +12,7 @@ use crate::links::{Link, Links, Owner};
 use crate::nft::{Nft, Tables};
 use crate::options::Limits;
 use crate::pool::{Pool, mac};
+use crate::resolved::Resolved;
 use crate::{PROGRAM, audit, forwarding, names, rules};
 
 pub(crate) struct Network {
@@ -21,6 +22,7 @@ pub(crate) struct Network {
     pub(crate) journal: Journal,
     pub(crate) links: Links,
     pub(crate) nft: Nft,
+    pub(crate) resolved: Resolved,
     /// VMs whose interface is there, as the kernel said last.
     pub(crate) attached: HashSet<VmId>,
     /// The address that was given last.
@@ -37,6 +39,7 @@ impl Network {
         journal: Journal,
         links: Links,
         nft: Nft,
+        resolved: Resolved,
     ) -> Self {
         let latest = journal.kept().values().max_by_key(|kept| kept.reserved_ms);
         Network {
@@ -47,6 +50,7 @@ impl Network {
             journal,
             links,
             nft,
+            resolved,
             attached: HashSet::new(),
             loaded: false,
         }
@@ -73,7 +77,7 @@ impl Network {
                     self.attached.insert(vm.clone());
                 }
                 Owner::Vm(_) => orphans.push(link),
-                Owner::Bridge | Owner::Other => {}
+                Owner::Bridge | Owner::Route | Owner::Other => {}
             }
         }
         Ok(orphans)

@@ -20,6 +20,8 @@ pub(crate) struct Options {
     pub(crate) pool: Pool,
     /// Absolute; where it is looked for otherwise is fixed.
     pub(crate) nft: Option<PathBuf>,
+    /// As above.
+    pub(crate) resolvectl: Option<PathBuf>,
     /// Besides root.
     pub(crate) uids: Vec<u32>,
     pub(crate) gids: Vec<u32>,
@@ -60,6 +62,7 @@ Without either it serves the socket that systemd passes.
   --allow-group GROUP     whose members may ask, besides root; may be repeated
   --allow-uid NUMBER      who may ask, besides root; may be repeated
   --nft PATH              the program nft [/usr/sbin/nft and other fixed places]
+  --resolvectl PATH       the program resolvectl [/usr/bin/resolvectl and other fixed places]
   --max-reservations N    of one user [256]
   --max-connections N     of one user [128]
   --frame-timeout MS      for the rest of a request that has begun [5000]
@@ -77,6 +80,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Opt
         bridge: InterfaceName::try_from("banger0").map_err(|error| error.to_string())?,
         pool: Pool::new(Ipv4Addr::new(10, 83, 0, 0), 16)?,
         nft: None,
+        resolvectl: None,
         uids: Vec::new(),
         gids: Vec::new(),
         limits: Limits {
@@ -111,6 +115,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Opt
             }
             "--pool" => options.pool = value.parse()?,
             "--nft" => options.nft = Some(absolute(flag, value)?),
+            "--resolvectl" => options.resolvectl = Some(absolute(flag, value)?),
             "--allow-group" => options.gids.push(accounts::group(value)?),
             "--allow-uid" => options.uids.push(number(flag, value)?),
             "--max-reservations" => options.limits.reservations = number(flag, value)?,

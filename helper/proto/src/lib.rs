@@ -7,13 +7,16 @@ mod frame;
 mod message;
 mod name;
 mod name_record;
+mod zone;
 
 pub use frame::{Decoder, FrameError, MAX_REPLY, MAX_REQUEST, decode, encode};
 pub use message::{
     Answer, Code, Hello, NetworkStatus, Refusal, Reply, Request, Reservation, Response,
+    RouteChange, RouteStatus,
 };
 pub use name::{GroupName, InterfaceName, Mac, NameError, StoreTag, VmId, VmName};
 pub use name_record::{NAMES_SCHEMA, NameRecord, NamesFile};
+pub use zone::{NAME_SERVER, ROUTE_LINK, ZONE, reverse_labels, reverse_zones};
 
 /// Version of the protocol; raised on an incompatible change.
 pub const PROTOCOL: u16 = 1;

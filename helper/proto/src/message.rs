@@ -76,6 +76,11 @@ pub enum Request {
         /// One of the caller's own.
         group: Option<GroupName>,
     },
+    /// Tells the host's resolver where names of VMs are served, or takes that back, or only looks.
+    Route {
+        /// Which of the three.
+        change: RouteChange,
+    },
     /// Gives back the caller's addresses that no VM of the store has, and what has no owner at all.
     Gc {
         /// The store that was looked at.
@@ -101,6 +106,7 @@ impl Request {
             Request::Release { .. } => "release",
             Request::Nat { .. } => "nat",
             Request::Group { .. } => "group",
+            Request::Route { .. } => "route",
             Request::Gc { .. } => "gc",
         }
     }
@@ -118,6 +124,7 @@ impl Request {
             | Request::Down {}
             | Request::Status {}
             | Request::List {}
+            | Request::Route { .. }
             | Request::Gc { .. } => None,
         }
     }
@@ -145,6 +152,33 @@ pub enum Reply {
     Reservation(Option<Reservation>),
     /// After `list`; after `gc`, what was given back.
     Reservations(Vec<Reservation>),
+    /// After `route`.
+    Route(RouteStatus),
+}
+
+/// What to do about the route of names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RouteChange {
+    /// There shall be one.
+    Up,
+    /// There shall be none.
+    Down,
+    /// Nothing.
+    Look,
+}
+
+/// How names of VMs get from the host's resolver to their server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteStatus {
+    /// systemd-resolved asks the server about the zones.
+    pub up: bool,
+    /// The link that it is told about.
+    pub link: InterfaceName,
+    /// The server, at port 53.
+    pub server: Ipv4Addr,
+    /// The zones, without a dot at the end.
+    pub zones: Vec<String>,
 }
 
 /// How the network is.

@@ -42,4 +42,10 @@ pub struct NameRecord {
     pub first: bool,
     /// Its interface is there: the VM runs.
     pub attached: bool,
+    /// It may go out into the world, so it may ask for names there.
+    #[serde(default)]
+    pub nat: bool,
+    /// The number of its group, whose VMs may know its name; groups of different users have different ones.
+    #[serde(default)]
+    pub group: Option<u16>,
 }

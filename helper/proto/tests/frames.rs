@@ -6,7 +6,8 @@
 mod target;
 
 use banger_proto::{
-    Decoder, FrameError, GroupName, MAX_REQUEST, Request, StoreTag, VmId, VmName, decode, encode,
+    Decoder, FrameError, GroupName, MAX_REQUEST, Request, RouteChange, StoreTag, VmId, VmName,
+    decode, encode,
 };
 use proptest::prelude::*;
 
@@ -31,6 +32,12 @@ fn request() -> impl Strategy<Value = Request> {
         vm().prop_map(|vm| Request::Release { vm }),
         (vm(), any::<bool>()).prop_map(|(vm, enabled)| Request::Nat { vm, enabled }),
         (vm(), proptest::option::of(group)).prop_map(|(vm, group)| Request::Group { vm, group }),
+        prop_oneof![
+            Just(RouteChange::Up),
+            Just(RouteChange::Down),
+            Just(RouteChange::Look)
+        ]
+        .prop_map(|change| Request::Route { change }),
         (store(), prop::collection::vec(vm(), 0..20), any::<u64>()).prop_map(
             |(store, keep, min_age_s)| Request::Gc {
                 store,

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -14,11 +14,17 @@ use crate::{Client, Endpoint, NetError, PrivilegedOps, Reservation, VmName, stor
 /// A host answers at once unless something drops the question.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// What the guest is called that is only there for a moment.
+const GUEST: &str = "doctor";
+
 /// struct virtio_net_hdr, which the interface has before each frame (linux/virtio_net.h).
 const VNET_HEADER: usize = 10;
 
+/// What else can be tried while there is a guest; gets its place in the network.
+pub type More<'a> = &'a dyn Fn(&Reservation) -> Vec<CheckRecord>;
+
 /// Tries one thing after the other, as far as one needs the one before.
-pub fn doctor(endpoint: &Endpoint) -> Vec<CheckRecord> {
+pub fn doctor(endpoint: &Endpoint, more: More<'_>) -> Vec<CheckRecord> {
     let mut checks = Vec::new();
     let mut client = match endpoint.open() {
         Ok(client) => client,
@@ -45,7 +51,11 @@ pub fn doctor(endpoint: &Endpoint) -> Vec<CheckRecord> {
             return checks;
         }
     }
-    checks.push(match probe(&mut client) {
+    let mut named = Vec::new();
+    let probed = probe(&mut client, &mut |reservation| {
+        named = more(reservation);
+    });
+    checks.push(match probed {
         Ok(Ok(())) => well("packet", "the host answers a guest by the bridge".into()),
         Ok(Err(error)) => CheckRecord {
             ok: false,
@@ -57,25 +67,33 @@ pub fn doctor(endpoint: &Endpoint) -> Vec<CheckRecord> {
         },
         Err(error) => failed("packet", &error),
     });
+    checks.extend(named);
     checks
 }
 
 /// A guest that asks who the gateway is, for as long as that takes.
-fn probe(client: &mut Client) -> Result<io::Result<()>, NetError> {
+fn probe(
+    client: &mut Client,
+    meanwhile: &mut dyn FnMut(&Reservation),
+) -> Result<io::Result<()>, NetError> {
     let id = lib_model::VmId::random().map_err(|error| NetError::Broken(error.to_string()))?;
     let vm = crate::vm_id(&id);
-    let name = VmName::try_from("doctor")?;
+    // One of its own, so that two doctors at once do not ask for each other.
+    let name = VmName::try_from(format!("{GUEST}-{}", &id.as_str()[..8]))?;
     client.reserve(vm.clone(), name, store_tag(Path::new("doctor")))?;
-    let answered = client
-        .attach(vm.clone())
-        .map(|(reservation, tap)| ask(&reservation, tap));
+    let answered = client.attach(vm.clone()).map(|(reservation, tap)| {
+        let mut tap = File::from(tap);
+        let answered = ask(&reservation, &mut tap);
+        // The interface is there as long as it is open.
+        meanwhile(&reservation);
+        answered
+    });
     client.release(vm)?;
     answered
 }
 
 /// Sends an ARP request (RFC 826) and waits for its answer.
-fn ask(reservation: &Reservation, tap: OwnedFd) -> io::Result<()> {
-    let mut tap = File::from(tap);
+fn ask(reservation: &Reservation, tap: &mut File) -> io::Result<()> {
     let mut request = vec![0; VNET_HEADER];
     request.extend([0xff; 6]);
     request.extend(reservation.mac.0);

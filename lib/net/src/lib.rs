@@ -13,11 +13,12 @@ mod store_tag;
 mod sys;
 
 pub use banger_proto::{
-    Code, GroupName, InterfaceName, Mac, NameRecord, NamesFile, NetworkStatus, Refusal, Reply,
-    Request, Reservation, Response, SOCKET, StoreTag, VmId, VmName,
+    Code, GroupName, InterfaceName, Mac, NAME_SERVER, NameRecord, NamesFile, NetworkStatus,
+    Refusal, Reply, Request, Reservation, Response, RouteChange, RouteStatus, SOCKET, StoreTag,
+    VmId, VmName, ZONE,
 };
 pub use client::{Client, Endpoint};
-pub use doctor::doctor;
+pub use doctor::{More, doctor};
 pub use error::NetError;
 pub use ops::PrivilegedOps;
 pub use records::{address_record, network_record, vm_id};

@@ -3,7 +3,8 @@
 use std::os::fd::OwnedFd;
 
 use banger_proto::{
-    GroupName, NetworkStatus, Reply, Request, Reservation, Response, StoreTag, VmId, VmName,
+    GroupName, NetworkStatus, Reply, Request, Reservation, Response, RouteChange, RouteStatus,
+    StoreTag, VmId, VmName,
 };
 
 use crate::NetError;
@@ -116,6 +117,20 @@ pub trait PrivilegedOps {
         group: Option<GroupName>,
     ) -> Result<(bool, Reservation), NetError> {
         one(self.call(&Request::Group { vm, group })?)
+    }
+
+    /// Tells the host's resolver where names of VMs are served, or takes that back, or only looks.
+    ///
+    /// # Errors
+    /// As [`PrivilegedOps::call`]; without systemd-resolved.
+    fn route(&mut self, change: RouteChange) -> Result<(bool, RouteStatus), NetError> {
+        match self.call(&Request::Route { change })?.0 {
+            Response {
+                changed,
+                reply: Reply::Route(status),
+            } => Ok((changed, status)),
+            _ => Err(mismatch()),
+        }
     }
 
     /// Gives back what the caller reserved for VMs that are not in the store; returns it.

@@ -6,8 +6,8 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use banger_proto::{
-    Code, InterfaceName, Mac, NetworkStatus, Refusal, Reply, Request, Reservation, Response,
-    StoreTag, VmId, VmName,
+    Code, InterfaceName, Mac, NAME_SERVER, NetworkStatus, ROUTE_LINK, Refusal, Reply, Request,
+    Reservation, Response, RouteChange, RouteStatus, StoreTag, VmId, VmName, ZONE, reverse_zones,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -19,6 +19,7 @@ pub struct Simulated {
     uid: u32,
     up: bool,
     forwarding: bool,
+    route: bool,
     reserved: BTreeMap<VmId, Reservation>,
     /// Hang up when the last copy of the other side is closed, as a tap vanishes.
     taps: BTreeMap<VmId, PipeReader>,
@@ -35,6 +36,7 @@ impl Simulated {
             uid,
             up: false,
             forwarding: false,
+            route: false,
             reserved: BTreeMap::new(),
             taps: BTreeMap::new(),
             clock: 1,
@@ -149,6 +151,27 @@ impl Simulated {
         }
     }
 
+    fn change_route(&mut self, change: RouteChange) -> Result<Response, Refusal> {
+        let before = self.route;
+        self.route = match change {
+            RouteChange::Up => true,
+            RouteChange::Down => false,
+            RouteChange::Look => before,
+        };
+        let link = InterfaceName::try_from(ROUTE_LINK);
+        let mut zones = vec![ZONE.to_owned()];
+        zones.extend(reverse_zones(address(1), 28));
+        Ok(Response {
+            changed: before != self.route,
+            reply: Reply::Route(RouteStatus {
+                up: self.route,
+                link: link.map_err(|error| Refusal::new(Code::Invalid, error.to_string()))?,
+                server: NAME_SERVER,
+                zones,
+            }),
+        })
+    }
+
     fn perform(&mut self, request: &Request) -> Result<(Response, Option<OwnedFd>), Refusal> {
         self.look();
         self.clock += 1;
@@ -218,6 +241,7 @@ impl Simulated {
                 reservation.group.clone_from(group);
                 one(changed, reservation.clone())
             }
+            Request::Route { change } => self.change_route(*change)?,
             Request::Gc {
                 store,
                 keep,

@@ -1,9 +1,9 @@
 //! What every end of the seam does alike: the daemon, a child, the simulation.
 
 use banger_tests::{Netd, Netns};
-use lib_net::{Client, Code, GroupName, PrivilegedOps, Simulated};
+use lib_net::{Client, Code, GroupName, PrivilegedOps, RouteChange, Simulated};
 
-use super::{connect, name, sandbox, store, vm};
+use super::{connect, name, route, sandbox, store, vm};
 
 fn code<T: std::fmt::Debug>(result: Result<T, lib_net::NetError>) -> Option<Code> {
     result.expect_err("it is refused").code()
@@ -72,6 +72,15 @@ fn holds(ops: &mut impl PrivilegedOps) {
     assert!(!changed && grouped.group == Some(group));
     assert!(ops.group(vm(1), None).expect("it is allowed").0);
 
+    let mut route = |change| ops.route(change).expect("it is allowed");
+    assert!(!route(RouteChange::Look).1.up);
+    assert!(!route(RouteChange::Down).0, "there is nothing to take away");
+    let (changed, up) = route(RouteChange::Up);
+    assert!(changed && up.up && up.zones[0] == "vm", "{up:?}");
+    assert_eq!(route(RouteChange::Up), (false, up.clone()));
+    assert_eq!(route(RouteChange::Look), (false, up));
+    assert!(route(RouteChange::Down).0 && !route(RouteChange::Look).1.up);
+
     let list = ops.list().expect("it is allowed");
     let listed: Vec<_> = list.iter().map(|r| (r.vm.clone(), r.nat)).collect();
     assert_eq!(listed, [(vm(1), true), (vm(2), false)]);
@@ -104,7 +113,8 @@ fn the_daemon_keeps_the_contract() {
     let Some(sandbox) = sandbox() else { return };
     let netns = Netns::new(&sandbox);
     let before = netns.state(&sandbox);
-    let netd = Netd::start(&sandbox, &netns, "");
+    let stand_in = format!("--resolvectl {}", route::stand_in(&sandbox).display());
+    let netd = Netd::start(&sandbox, &netns, &stand_in);
     holds(&mut connect(&netd));
     assert_eq!(netns.state(&sandbox), before, "nothing is left");
 }
@@ -114,7 +124,9 @@ fn a_child_keeps_the_contract() {
     let Some(sandbox) = sandbox() else { return };
     let netns = Netns::new(&sandbox);
     let before = netns.state(&sandbox);
-    let mut child = Client::child(Netd::child(&sandbox, &netns, "netd")).expect("it is allowed");
+    let mut command = Netd::child(&sandbox, &netns, "netd");
+    command.arg("--resolvectl").arg(route::stand_in(&sandbox));
+    let mut child = Client::child(command).expect("it is allowed");
     holds(&mut child);
     drop(child);
     assert_eq!(netns.state(&sandbox), before, "nothing is left");

@@ -9,6 +9,7 @@ mod frames;
 mod life;
 mod packet;
 mod packets;
+mod route;
 mod rows;
 mod units;
 

@@ -30,6 +30,8 @@ pub(super) async fn run(
     let changed = before != after;
     if changed {
         nat::switch(network, before, after.clone()).await?;
+        // VMs of a group know each other's names.
+        network.write_names_or_note();
     }
     replied(
         changed,

@@ -10,6 +10,7 @@ mod list;
 mod nat;
 mod release;
 mod reserve;
+mod route;
 mod status;
 mod up;
 
@@ -40,6 +41,7 @@ pub(crate) async fn perform(network: &mut Network, peer: &Peer, request: &Reques
         Request::Release { vm } => release::run(network, peer, vm).await,
         Request::Nat { vm, enabled } => nat::run(network, peer, vm, *enabled).await,
         Request::Group { vm, group } => group::run(network, peer, vm, group.as_ref()).await,
+        Request::Route { change } => route::run(network, *change).await,
         Request::Gc {
             store,
             keep,

@@ -18,6 +18,8 @@ pub(super) async fn run(network: &mut Network, peer: &Peer, vm: &VmId, enabled: 
     let changed = before != after;
     if changed {
         switch(network, before, after.clone()).await?;
+        // Who may go out may ask for names there.
+        network.write_names_or_note();
     }
     replied(
         changed,
