@@ -19,7 +19,12 @@ pub(crate) fn heading(record: &Record) -> &'static [&'static str] {
         Record::Ping(_) => &["VM", "SEQUENCE", "MILLISECONDS", "AGENT"],
         Record::Volume(_) => &["NAME", "SIZE", "USED", "VMS"],
         Record::Event(_) => &["TIME", "VM", "EVENT", "DETAIL"],
-        Record::Network(_) | Record::Address(_) | Record::Check(_) => net_rows::heading(record),
+        Record::Network(_)
+        | Record::Address(_)
+        | Record::Check(_)
+        | Record::Name(_)
+        | Record::Answer(_)
+        | Record::Route(_) => net_rows::heading(record),
         Record::Image(_)
         | Record::Kernel(_)
         | Record::Vm(_)
@@ -77,7 +82,12 @@ pub(crate) fn row(record: &Record) -> Vec<String> {
             event.event.clone(),
             or_dash(event.detail.clone()),
         ],
-        Record::Network(_) | Record::Address(_) | Record::Check(_) => net_rows::row(record),
+        Record::Network(_)
+        | Record::Address(_)
+        | Record::Check(_)
+        | Record::Name(_)
+        | Record::Answer(_)
+        | Record::Route(_) => net_rows::row(record),
         Record::Image(_)
         | Record::Kernel(_)
         | Record::Vm(_)

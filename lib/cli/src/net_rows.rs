@@ -1,6 +1,8 @@
 //! Rows of records about the network of VMs.
 
-use lib_model::{AddressRecord, CheckRecord, NetworkRecord, Record};
+use lib_model::{
+    AddressRecord, AnswerRecord, CheckRecord, NameRecord, NetworkRecord, Record, RouteRecord,
+};
 
 use crate::age;
 
@@ -27,6 +29,9 @@ pub(crate) fn heading(record: &Record) -> &'static [&'static str] {
             "AGE",
         ],
         Record::Check(_) => &["CHECK", "STATE", "DETAIL", "HINT"],
+        Record::Name(_) => &["NAME", "ALSO", "ADDRESS", "STATE", "USER"],
+        Record::Answer(_) => &["QUESTION", "CODE", "ANSWER", "SERVER", "BY", "MILLISECONDS"],
+        Record::Route(_) => &["LINK", "STATE", "SERVER", "ZONES"],
         _ => &[],
     }
 }
@@ -37,6 +42,9 @@ pub(crate) fn row(record: &Record) -> Vec<String> {
         Record::Network(network) => network_row(network).into(),
         Record::Address(address) => address_row(address, lib_store::now_ms()).into(),
         Record::Check(check) => check_row(check).into(),
+        Record::Name(name) => name_row(name).into(),
+        Record::Answer(answer) => answer_row(answer).into(),
+        Record::Route(route) => route_row(route).into(),
         _ => Vec::new(),
     }
 }
@@ -69,6 +77,53 @@ fn address_row(address: &AddressRecord, now: u64) -> [String; 8] {
         address.group.clone().unwrap_or_else(|| "-".into()),
         address.interface.clone(),
         age(address.created_ms, now),
+    ]
+}
+
+fn name_row(name: &NameRecord) -> [String; 5] {
+    let (first, others) = name
+        .names
+        .split_first()
+        .map_or(("-", &[][..]), |(first, others)| (first, others));
+    [
+        first.to_owned(),
+        others.join(" "),
+        name.address.to_string(),
+        if name.attached { "running" } else { "stopped" }.to_owned(),
+        name.user.clone(),
+    ]
+}
+
+fn answer_row(answer: &AnswerRecord) -> [String; 6] {
+    let data: Vec<_> = answer
+        .records
+        .iter()
+        .map(|record| record.data.as_str())
+        .collect();
+    [
+        format!("{} {}", answer.name, answer.r#type),
+        answer.code.clone(),
+        if data.is_empty() {
+            "-".to_owned()
+        } else {
+            data.join(", ")
+        },
+        std::net::SocketAddr::new(answer.server, answer.port).to_string(),
+        answer.transport.clone(),
+        format!(
+            "{}.{:03}",
+            answer.microseconds / 1000,
+            answer.microseconds % 1000
+        ),
+    ]
+}
+
+fn route_row(route: &RouteRecord) -> [String; 4] {
+    [
+        route.link.clone(),
+        if route.up { "up" } else { "down" }.to_owned(),
+        route.server.to_string(),
+        route.zones.join(" "),
     ]
 }
 

@@ -42,13 +42,15 @@ impl Kind {
         let fits = match record {
             Record::Image(_) => self == Kind::Image,
             Record::Kernel(_) => self == Kind::Kernel,
-            // An address has the id of its VM.
-            Record::Vm(_) | Record::Address(_) => self == Kind::Vm,
+            // An address has the id of its VM, and so has a name.
+            Record::Vm(_) | Record::Address(_) | Record::Name(_) => self == Kind::Vm,
             Record::Operation(_) => self == Kind::Operation,
             Record::Blob(_)
             | Record::Volume(_)
             | Record::Network(_)
             | Record::Check(_)
+            | Record::Answer(_)
+            | Record::Route(_)
             | Record::Copy(_)
             | Record::Socket(_)
             | Record::Published(_)

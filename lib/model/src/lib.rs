@@ -1,6 +1,7 @@
 //! Names, digests, records and error conventions that every part shares. No I/O but random ids.
 
 mod digest;
+mod dns_record;
 mod failure;
 mod filesystem;
 mod guest_record;
@@ -14,6 +15,7 @@ mod reference;
 mod size;
 
 pub use digest::{Digest, DigestError};
+pub use dns_record::{AnswerRecord, AnsweredRecord, NameRecord, RouteRecord};
 pub use failure::{Diagnose, Exit};
 pub use filesystem::Filesystem;
 pub use guest_record::{

@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::dns_record::{AnswerRecord, NameRecord, RouteRecord};
 use crate::guest_record::{
     CopyRecord, EventRecord, PingRecord, PublishedRecord, SocketRecord, StatsRecord,
 };
@@ -49,6 +50,12 @@ pub enum Record {
     Check(CheckRecord),
     /// A disk that belongs to no VM.
     Volume(VolumeRecord),
+    /// A VM's names on the host.
+    Name(NameRecord),
+    /// What a server of names answered.
+    Answer(AnswerRecord),
+    /// How the host's resolver gets to names of VMs.
+    Route(RouteRecord),
 }
 
 impl Record {
@@ -70,6 +77,9 @@ impl Record {
             Record::Address(_) => "address",
             Record::Check(_) => "check",
             Record::Volume(_) => "volume",
+            Record::Name(_) => "name",
+            Record::Answer(_) => "answer",
+            Record::Route(_) => "route",
         }
     }
 
@@ -91,6 +101,9 @@ impl Record {
             Record::Address(address) => address.id.as_str(),
             Record::Check(check) => &check.name,
             Record::Volume(volume) => &volume.name,
+            Record::Name(name) => name.id.as_str(),
+            Record::Answer(answer) => &answer.name,
+            Record::Route(route) => &route.link,
         }
     }
 }
@@ -122,6 +135,24 @@ impl From<BlobRecord> for Record {
 impl From<VolumeRecord> for Record {
     fn from(volume: VolumeRecord) -> Record {
         Record::Volume(volume)
+    }
+}
+
+impl From<NameRecord> for Record {
+    fn from(record: NameRecord) -> Record {
+        Record::Name(record)
+    }
+}
+
+impl From<AnswerRecord> for Record {
+    fn from(record: AnswerRecord) -> Record {
+        Record::Answer(record)
+    }
+}
+
+impl From<RouteRecord> for Record {
+    fn from(record: RouteRecord) -> Record {
+        Record::Route(record)
     }
 }
 

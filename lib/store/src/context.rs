@@ -18,6 +18,7 @@ pub struct Context {
     runtime: PathBuf,
     libexec: PathBuf,
     netd_socket: PathBuf,
+    names_file: PathBuf,
 }
 
 impl Context {
@@ -26,7 +27,8 @@ impl Context {
     /// State: `--store`, `BANGER_STORE`, `$XDG_DATA_HOME/banger`, `~/.local/share/banger`.
     /// Sockets: `BANGER_RUNTIME_DIR`, `$XDG_RUNTIME_DIR/banger`, `/tmp/banger-$UID`.
     /// Helpers: `BANGER_LIBEXEC_DIR`, `../libexec/banger` from the executable.
-    /// The network's daemon: `BANGER_NETD_SOCKET`, `/run/banger/netd.sock`.
+    /// The network's daemon: `BANGER_NETD_SOCKET`, `/run/banger/netd.sock`; its names: `BANGER_NAMES_FILE`,
+    /// `/var/lib/banger/netd/names.json`.
     ///
     /// # Errors
     /// No home directory, or a relative path in a variable.
@@ -69,11 +71,14 @@ impl Context {
         };
         let netd_socket =
             path("BANGER_NETD_SOCKET")?.unwrap_or_else(|| PathBuf::from("/run/banger/netd.sock"));
+        let names_file = path("BANGER_NAMES_FILE")?
+            .unwrap_or_else(|| PathBuf::from("/var/lib/banger/netd/names.json"));
         Ok(Context {
             data,
             runtime,
             libexec,
             netd_socket,
+            names_file,
         })
     }
 
@@ -178,6 +183,11 @@ impl Context {
     /// Where the network's daemon listens.
     pub fn netd_socket(&self) -> &Path {
         &self.netd_socket
+    }
+
+    /// The names of VMs on the bridge, which the network's daemon writes.
+    pub fn names_file(&self) -> &Path {
+        &self.names_file
     }
 
     /// Makes the store's directories, private to the user.
