@@ -1,11 +1,14 @@
 //! The command line of `banger-net`; doc comments are the help.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
 use lib_cli::Global;
 use lib_net::GroupName;
+
+use crate::commands::dns::At;
 
 /// The bridge network of VMs
 #[derive(Debug, Parser)]
@@ -21,6 +24,7 @@ Examples:
   banger-vm create --network bridge --name dev debian:12
   banger-net nat on dev                      out into the world
   banger-net group set web front back        front and back reach each other
+  banger-net dns query dev                   the address of dev.vm
 
 Exit status: 0 done, 1 failed, 2 usage, 3 not found, 4 busy, 5 refused by banger-netd, 70 bug."
 )]
@@ -48,6 +52,12 @@ pub(crate) enum Command {
     /// Let VMs reach each other
     #[command(subcommand)]
     Group(GroupCommand),
+    /// Names of VMs: serve them, ask for them
+    #[command(subcommand)]
+    Dns(DnsCommand),
+    /// Tell this host's resolver about names of VMs
+    #[command(subcommand)]
+    Route(RouteCommand),
     /// Publish ports of a VM on this host (banger-vm publish, which needs no rights)
     #[command(disable_help_flag = true)]
     Publish {
@@ -100,6 +110,80 @@ pub(crate) struct VmsArgs {
     /// Names or ids; records of VMs are read from standard input if none is given
     #[arg(value_name = "VM", add = ArgValueCompleter::new(lib_cli::vms))]
     pub(crate) vms: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DnsCommand {
+    /// Serve names of VMs to this host, and all names to guests, until it is stopped
+    Serve(ServeArgs),
+    /// Ask the server for a name or an address
+    Query(QueryArgs),
+    /// List the names of VMs on the bridge
+    #[command(visible_alias = "ls")]
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RouteCommand {
+    /// Let systemd-resolved ask the server of names about VMs
+    Up,
+    /// Let it ask no more
+    Down,
+    /// Say how it is, and what to write where there is no systemd-resolved
+    Status,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+It needs no rights. systemd passes it the sockets (banger-dns.socket, banger-dns-guests.socket); by hand:
+
+  banger-net dns serve --listen 127.0.0.1:5353
+  banger-net dns query --server 127.0.0.1:5353 dev
+
+This host is told of `dev.vm` and `dev.USER.vm` while the VM dev runs, of addresses of the bridge, and of
+nothing else. A guest is told of itself and of its group (banger-net group), and of whatever this host's
+own resolver knows; names of VMs never go there.")]
+pub(crate) struct ServeArgs {
+    /// Serve this host there, by UDP and TCP; may be repeated
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    pub(crate) listen: Vec<At>,
+
+    /// Serve guests there, by UDP and TCP; may be repeated
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    pub(crate) listen_guests: Vec<At>,
+
+    /// Ask this server for what is no VM's name, instead of those of resolv.conf; may be repeated
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    pub(crate) upstream: Vec<At>,
+
+    /// This host's resolvers
+    #[arg(long, value_name = "FILE", default_value = "/etc/resolv.conf")]
+    pub(crate) resolv_conf: PathBuf,
+
+    /// The names, which banger-netd writes [default: /var/lib/banger/netd/names.json]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) names: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: 0 there is an answer, 3 there is no such name or nothing of that type, 1 the server refuses or
+does not answer.")]
+pub(crate) struct QueryArgs {
+    /// A VM, a name with dots, or an address
+    #[arg(add = ArgValueCompleter::new(lib_cli::vms))]
+    pub(crate) name: String,
+
+    /// A, AAAA, PTR, SOA, …
+    pub(crate) r#type: Option<String>,
+
+    /// Ask this server [default: 127.83.0.53]
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    pub(crate) server: Option<At>,
+
+    /// Ask by TCP
+    #[arg(long)]
+    pub(crate) tcp: bool,
 }
 
 #[derive(Debug, Args)]

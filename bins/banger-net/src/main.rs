@@ -5,7 +5,7 @@ mod commands;
 
 use std::process::ExitCode;
 
-use cli::{Cli, Command};
+use cli::{Cli, Command, DnsCommand};
 use lib_cli::{Failure, Session};
 use lib_model::Exit;
 
@@ -30,6 +30,10 @@ fn dispatch(session: &mut Session, command: Command) -> Result<u8, Failure> {
         Command::Nat(args) => commands::nat::run(session, &args),
         Command::Group(command) => commands::group::run(session, &command),
         Command::Publish { arguments } => commands::publish::run(&arguments),
+        Command::Dns(DnsCommand::Serve(args)) => commands::dns::serve(session, &args),
+        Command::Dns(DnsCommand::Query(args)) => return commands::dns::query(session, &args),
+        Command::Dns(DnsCommand::List) => commands::dns::list(session),
+        Command::Route(command) => commands::route::run(session, &command),
         Command::Gc(args) => commands::gc::run(session, &args),
         Command::Doctor => return commands::doctor::run(session),
     }?;

@@ -1,5 +1,6 @@
 //! One file for each verb.
 
+pub(crate) mod dns;
 pub(crate) mod doctor;
 pub(crate) mod down;
 pub(crate) mod gc;
@@ -7,6 +8,7 @@ pub(crate) mod group;
 pub(crate) mod list;
 pub(crate) mod nat;
 pub(crate) mod publish;
+pub(crate) mod route;
 pub(crate) mod status;
 pub(crate) mod up;
 

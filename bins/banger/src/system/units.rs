@@ -27,6 +27,22 @@ pub(crate) const UNITS: &[Unit] = &[
         "helper/netd/systemd/banger-netd.socket"
     ),
     unit!(
+        "lib/systemd/system/banger-dns.service",
+        "helper/netd/systemd/banger-dns.service"
+    ),
+    unit!(
+        "lib/systemd/system/banger-dns.socket",
+        "helper/netd/systemd/banger-dns.socket"
+    ),
+    unit!(
+        "lib/systemd/system/banger-dns-guests.socket",
+        "helper/netd/systemd/banger-dns-guests.socket"
+    ),
+    unit!(
+        "lib/systemd/system/banger-dns-route.service",
+        "helper/netd/systemd/banger-dns-route.service"
+    ),
+    unit!(
         "lib/systemd/system/banger-vm@.service",
         "bins/banger/systemd/banger-vm@.service"
     ),
