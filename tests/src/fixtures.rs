@@ -110,6 +110,53 @@ impl Fixtures {
         )
     }
 
+    /// As [`Fixtures::base_layer`], a machine with systemd-resolved and what banger-netd needs.
+    pub fn resolved_layer(&self) -> (PathBuf, PathBuf) {
+        (
+            self.directory.join("resolved.tar.gz"),
+            self.directory.join("resolved.diff-id"),
+        )
+    }
+
+    /// Debian with systemd-resolved, where banger is installed as its units expect it.
+    ///
+    /// # Errors
+    /// When `cargo xtask` has not made it.
+    pub fn resolved(&self) -> io::Result<Image> {
+        let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("../helper/netd/systemd");
+        let mut entries = vec![
+            Entry::Symlink(
+                "etc/resolv.conf".into(),
+                "/run/systemd/resolve/stub-resolv.conf".into(),
+            ),
+            Entry::File(
+                "usr/bin/banger-net".into(),
+                0o755,
+                fs::read(self.bin.join("banger-net"))?,
+            ),
+            Entry::Directory("usr/libexec/banger/".into(), 0o755),
+            Entry::File(
+                "usr/libexec/banger/banger-netd".into(),
+                0o755,
+                fs::read(self.libexec().join("banger-netd"))?,
+            ),
+        ];
+        for entry in fs::read_dir(units)? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let place = match path.extension().and_then(|kind| kind.to_str()) {
+                Some("network") => format!("etc/systemd/network/{name}"),
+                Some("service" | "socket") => format!("etc/systemd/system/{name}"),
+                _ => continue,
+            };
+            entries.push(Entry::File(place, 0o644, fs::read(&path)?));
+        }
+        let mut image =
+            image_of(self.resolved_layer())?.with(Layer::new(&entries, Compression::Gzip)?);
+        image.config = serde_json::json!({"Cmd": ["/bin/bash"]});
+        Ok(image)
+    }
+
     /// Debian's minimal system as an image.
     ///
     /// # Errors

@@ -154,6 +154,7 @@ impl Sandbox {
             .env("BANGER_STORE", self.store())
             .env("BANGER_RUNTIME_DIR", self.runtime.path())
             .env("BANGER_NETD_SOCKET", self.netd_socket())
+            .env("BANGER_NAMES_FILE", self.path("netd/names.json"))
             .current_dir(self.directory.path());
         command
     }

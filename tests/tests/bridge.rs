@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use banger_tests::{Netd, Netns, Sandbox, eventually, skipped};
+use banger_tests::{NameServer, Netd, Netns, Sandbox, eventually, resolving, skipped};
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -234,10 +234,12 @@ fn addresses_belong_to_vms_of_the_store() {
         (&published["kind"], &published["active"]),
         (&"published".into(), &false.into())
     );
-    let checks = sandbox.sh("banger-net doctor").records();
+    let _names = NameServer::start(&sandbox, &netns);
+    let doctor = || resolving(&sandbox, &netns, &[NameServer::HOST], "banger-net doctor");
+    let checks = doctor().records();
     assert!(checks.iter().all(|check| check["ok"] == true), "{checks:?}");
     let named: Vec<_> = checks.iter().map(|check| text(check, "name")).collect();
-    assert_eq!(named, ["daemon", "bridge", "packet"]);
+    assert_eq!(named, ["daemon", "bridge", "packet", "names", "route"]);
     assert_eq!(
         sandbox.sh("banger-net list --json").records().len(),
         4,
@@ -252,7 +254,7 @@ fn addresses_belong_to_vms_of_the_store() {
             &format!("nft add chain arp other incoming '{chain}'"),
         )
         .ok();
-    let ill = sandbox.sh("banger-net doctor");
+    let ill = doctor();
     ill.exits(1);
     assert!(
         ill.stdout.contains("the host does not answer a guest"),

@@ -97,6 +97,12 @@ pub(crate) const TEST: &[Package] = &[
         "/usr/bin/patchelf",
         "lets Nix run from a folder",
     ),
+    package("curl", "/usr/bin/curl", "asks a VM for a page by name"),
+    package(
+        "dnsmasq-base",
+        "/usr/sbin/dnsmasq",
+        "is another server of names: an upstream, a host's resolver, a peer",
+    ),
     package("zsh", "/bin/zsh", "completes commands"),
     package("fish", "/usr/bin/fish", "completes commands"),
 ];
@@ -106,6 +112,13 @@ pub(crate) const BENCH: &[Package] = &[package(
     "python3-pip",
     "/usr/bin/pip3",
     "downloads a peer that is published as a Python package",
+)];
+
+/// What comparing servers of names needs besides.
+pub(crate) const NET_BENCH: &[Package] = &[package(
+    "dnsperf",
+    "/usr/bin/dnsperf",
+    "asks servers of names as often as they answer",
 )];
 
 /// What comparing with another SSH server needs besides.

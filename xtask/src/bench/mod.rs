@@ -42,7 +42,7 @@ enum What {
     State,
     /// Boots and commands in guests
     Guests,
-    /// The network's daemon: addresses, interfaces, rules
+    /// The network: addresses, interfaces, rules, names
     Net,
     /// From a registry to a file system, beside other tools and the physical floor
     Image,
@@ -56,6 +56,9 @@ pub(crate) fn bench(args: &Args) -> Result<()> {
     let mut needed = vec![packages::DEMO, packages::TEST];
     if wants(What::Image) {
         needed.push(packages::BENCH);
+    }
+    if wants(What::Net) {
+        needed.push(packages::NET_BENCH);
     }
     if wants(What::Guests) {
         needed.push(packages::SSH_BENCH);
