@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use banger_wire::agent::{Socket, Sockets};
+use banger_wire::proc_net::{self, Entry, LISTEN, UNCONNECTED};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -21,10 +22,6 @@ const PROBE_PATIENCE: Duration = Duration::from_secs(2);
 /// Ports that are probed at a time.
 const PROBES: usize = 16;
 const REQUEST: &[u8] = b"HEAD / HTTP/1.0\r\nHost: localhost\r\n\r\n";
-
-const LISTEN: &str = "0A";
-/// What udp shows for a socket that is bound and not connected: TCP_CLOSE.
-const UNCONNECTED: &str = "07";
 
 /// The sockets that wait for others.
 pub(crate) async fn listening(probe: bool) -> Sockets {
@@ -59,44 +56,21 @@ pub(crate) async fn listening(probe: bool) -> Sockets {
     Sockets { sockets, cut }
 }
 
-/// Lines of a table with the inode of each socket (proc_pid_net(5)).
-fn parse(text: &str, protocol: &str, state: &str) -> Vec<(Socket, u64)> {
-    let line = |line: &str| {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        if words.get(3) != Some(&state) {
-            return None;
-        }
-        let (address, port) = words.get(1)?.split_once(':')?;
-        let port = u16::from_str_radix(port, 16)
-            .ok()
-            .filter(|port| *port > 0)?;
+/// The sockets of a table in one state, with their inodes.
+fn parse(text: &str, protocol: &str, state: u8) -> Vec<(Socket, u64)> {
+    let socket = |entry: Entry| {
         let socket = Socket {
             protocol: protocol.to_owned(),
-            address: self::address(address)?,
-            port,
+            address: entry.local.ip(),
+            port: entry.local.port(),
             pid: None,
             process: None,
             http: None,
         };
-        Some((socket, words.get(9)?.parse().ok()?))
+        (socket, entry.inode)
     };
-    text.lines().skip(1).filter_map(line).collect()
-}
-
-/// Words of the address in the processor's byte order.
-fn address(hex: &str) -> Option<IpAddr> {
-    let word = |at: usize| u32::from_str_radix(hex.get(at..at + 8)?, 16).ok();
-    match hex.len() {
-        8 => Some(Ipv4Addr::from(word(0)?.to_ne_bytes()).into()),
-        32 => {
-            let mut bytes = [0; 16];
-            for (index, part) in bytes.chunks_exact_mut(4).enumerate() {
-                part.copy_from_slice(&word(index * 8)?.to_ne_bytes());
-            }
-            Some(Ipv6Addr::from(bytes).into())
-        }
-        _ => None,
-    }
+    let fits = |entry: &Entry| entry.state == state;
+    proc_net::entries(text).filter(fits).map(socket).collect()
 }
 
 /// The lowest process id for each socket's inode.
@@ -201,26 +175,6 @@ fn status(answer: &[u8]) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn tables_of_the_kernel_are_understood() {
-        let tcp = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
-             0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  0 0 4711 1 0 100 0 0 10 0\n\
-             1: 0100007F:1F90 0100007F:9999 01 00000000:00000000 00:00000000 00000000  0 0 4712 1 0 100 0 0 10 0\n\
-             2: garbage\n";
-        let found = parse(tcp, "tcp", LISTEN);
-        assert_eq!(found.len(), 1);
-        assert_eq!(found[0].1, 4711);
-        assert_eq!(
-            (found[0].0.address, found[0].0.port),
-            (Ipv4Addr::LOCALHOST.into(), 8080)
-        );
-        assert_eq!(
-            address("00000000000000000000000001000000"),
-            Some(Ipv6Addr::LOCALHOST.into())
-        );
-        assert_eq!((address(""), address("0100007é")), (None, None));
-    }
 
     #[test]
     fn a_server_that_answers_is_heard() {

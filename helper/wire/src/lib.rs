@@ -9,6 +9,7 @@ pub mod config;
 pub mod frame;
 pub mod monitor;
 pub mod mux;
+pub mod proc_net;
 pub mod watch;
 
 /// Version of everything in this crate; raised on an incompatible change.

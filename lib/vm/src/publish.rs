@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::time::Duration;
 
 use banger_wire::monitor::{self, ControlReply, ControlRequest};
+use banger_wire::proc_net::{self, Entry, LISTEN};
 use lib_model::Publish;
-use lib_store::{Store, VmGuard, VmRow, VmSpec};
+use lib_store::{Store, VmGuard, VmRow};
 
 use crate::{Control, Interrupt, Life, VmError, life};
 
@@ -165,12 +166,10 @@ fn record(
     vm: &VmRow,
     ports: Vec<Publish>,
 ) -> Result<(), VmError> {
-    let spec = VmSpec {
-        publish: ports,
-        ..vm.spec.clone()
-    };
+    let mut vm = vm.clone();
+    vm.spec.publish = ports;
     let create = guard.create()?;
-    Ok(store.update_vm(&create, &vm.id, &vm.name, &spec)?)
+    Ok(store.update_vm(&create, &vm)?)
 }
 
 /// Tells the monitor, if there is one; returns whether there is.
@@ -247,41 +246,24 @@ fn process(address: SocketAddr) -> Option<i32> {
         })
 }
 
-/// The inode of the listener that takes this address, by itself or for every address (proc_pid_net(5)).
+/// The inode of the listener that takes this address, by itself or for every address.
 fn listener(table: &str, wanted: SocketAddr) -> Option<u64> {
-    const LISTEN: &str = "0A";
-    table.lines().skip(1).find_map(|line| {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let (address, port) = words.get(1)?.split_once(':')?;
-        if words.get(3) != Some(&LISTEN) || u16::from_str_radix(port, 16) != Ok(wanted.port()) {
-            return None;
-        }
-        let address = parse_address(address)?;
-        let fits =
-            address == wanted.ip() || address.is_unspecified() || wanted.ip().is_unspecified();
-        fits.then(|| words.get(9)?.parse().ok()).flatten()
-    })
-}
-
-/// Words in the processor's byte order.
-fn parse_address(hex: &str) -> Option<IpAddr> {
-    let word = |at: usize| u32::from_str_radix(hex.get(at..at + 8)?, 16).ok();
-    match hex.len() {
-        8 => Some(Ipv4Addr::from(word(0)?.to_ne_bytes()).into()),
-        32 => {
-            let mut bytes = [0; 16];
-            for (index, part) in bytes.chunks_exact_mut(4).enumerate() {
-                part.copy_from_slice(&word(index * 8)?.to_ne_bytes());
-            }
-            Some(Ipv6Addr::from(bytes).into())
-        }
-        _ => None,
-    }
+    let fits = |entry: &Entry| {
+        let (address, wanted_address) = (entry.local.ip(), wanted.ip());
+        entry.state == LISTEN
+            && entry.local.port() == wanted.port()
+            && (address == wanted_address
+                || address.is_unspecified()
+                || wanted_address.is_unspecified())
+    };
+    let mut entries = proc_net::entries(table);
+    entries.find(fits).map(|entry| entry.inode)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
 
     #[test]
     fn who_has_a_port_is_found() {
