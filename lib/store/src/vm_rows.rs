@@ -14,7 +14,8 @@ use crate::look_up::Table;
 use crate::staging::move_to_trash;
 use crate::{CreateGuard, Staged, Store, StoreError, VmGuard, io_error, now_ms};
 
-/// What was asked for, beyond identity. Fields are only added, with a default.
+/// What was asked for, beyond identity. Fields are only added, with a default; those that a newer banger
+/// added are kept by an older one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmSpec {
     /// The image's name when the VM was made.
@@ -68,6 +69,18 @@ pub struct VmSpec {
     /// Directories of the host.
     #[serde(default)]
     pub shares: Vec<ShareUse>,
+    /// How often the VM's own disk was begun anew; names its file.
+    #[serde(default)]
+    pub generation: u32,
+    /// Processor time that it may take, in hundredths of one processor.
+    #[serde(default)]
+    pub cpu_limit: Option<u32>,
+    /// Memory that all of its processes on the host may take.
+    #[serde(default)]
+    pub memory_limit: Option<ByteSize>,
+    /// What this banger does not know.
+    #[serde(flatten)]
+    pub unknown: serde_json::Map<String, serde_json::Value>,
 }
 
 /// A volume of a VM.
@@ -217,26 +230,30 @@ impl Store {
         })
     }
 
-    /// Changes what was asked for; identity, image and kernel stay. The guard comes from the VM's own.
+    /// Changes what was asked for; the identity stays. The guard comes from the VM's own.
     ///
     /// # Errors
-    /// [`StoreError::NameTaken`].
-    pub fn update_vm(
-        &mut self,
-        _guard: &CreateGuard<'_>,
-        id: &VmId,
-        name: &VmName,
-        spec: &VmSpec,
-    ) -> Result<(), StoreError> {
-        self.refuse_taken_vm_name(name, id)?;
-        let text = spec_text(id, spec)?;
-        self.write(|transaction| {
+    /// [`StoreError::NameTaken`]; [`StoreError::NotFound`] when the new image or kernel was deleted meanwhile.
+    pub fn update_vm(&mut self, _guard: &CreateGuard<'_>, vm: &VmRow) -> Result<(), StoreError> {
+        self.refuse_taken_vm_name(&vm.name, &vm.id)?;
+        let text = spec_text(&vm.id, &vm.spec)?;
+        let updated = self.write(|transaction| {
             transaction.execute(
-                "UPDATE vms SET name = ?2, spec = ?3 WHERE id = ?1",
-                [id.as_str(), name.as_str(), &text],
+                "UPDATE vms SET name = ?2, image = ?3, kernel = ?4, spec = ?5 WHERE id = ?1",
+                [
+                    vm.id.as_str(),
+                    vm.name.as_str(),
+                    vm.image.as_str(),
+                    vm.kernel.as_str(),
+                    &text,
+                ],
             )
-        })?;
-        Ok(())
+        });
+        if updated.as_ref().is_err_and(StoreError::is_foreign_key) {
+            self.row_by_id(&IMAGES, vm.image.as_str())?;
+            self.row_by_id(&KERNELS, vm.kernel.as_str())?;
+        }
+        updated.map(drop)
     }
 
     /// Writes into the journal. One that cannot be written is no reason to fail what has happened.
@@ -389,6 +406,10 @@ mod tests {
                 work_disk: None,
                 volumes: Vec::new(),
                 shares: Vec::new(),
+                generation: 0,
+                cpu_limit: None,
+                memory_limit: None,
+                unknown: serde_json::Map::new(),
             },
         };
         let guard = locks.create().unwrap();
@@ -396,6 +417,23 @@ mod tests {
         let row = store.publish_vm(&guard, staged(), &new).unwrap();
         assert!(context.vm(&id).exists());
         assert_eq!(store.vm("dev").unwrap(), row);
+        // What a newer banger has written outlives a change by this one.
+        let newer = "UPDATE vms SET spec = json_set(spec, '$.of_tomorrow', json('{\"a\":[1]}'))";
+        store.connection.execute_batch(newer).unwrap();
+        let mut changed = store.vm("dev").unwrap();
+        changed.spec.cpus = 7;
+        store.update_vm(&guard, &changed).unwrap();
+        let kept: String = store
+            .connection
+            .query_row("SELECT spec ->> '$.of_tomorrow.a[0]' FROM vms", [], |row| {
+                row.get::<_, i64>(0).map(|number| number.to_string())
+            })
+            .unwrap();
+        assert_eq!(
+            (kept.as_str(), store.vm("dev").unwrap().spec.cpus),
+            ("1", 7)
+        );
+        store.update_vm(&guard, &row).unwrap();
         assert_eq!(store.vm(&id.as_str()[..6]).unwrap(), row);
         new.id = VmId::random().unwrap();
         assert!(matches!(

@@ -84,6 +84,10 @@ fn new_vm(name: &str, image: &ImageId, kernel: &KernelId) -> NewVm {
             work_disk: None,
             volumes: Vec::new(),
             shares: Vec::new(),
+            generation: 0,
+            cpu_limit: None,
+            memory_limit: None,
+            unknown: serde_json::Map::new(),
         },
     }
 }
