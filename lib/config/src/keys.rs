@@ -26,6 +26,7 @@ pub(crate) const KEYS: &[(&str, Shape)] = &[
     ("vm.accel", Shape::Text),
     ("vm.authorized-keys", Shape::List),
     ("vm.mount-roots", Shape::List),
+    ("vm.proxy", Shape::Text),
     ("registry.mirrors", Shape::Map),
     ("registry.plain-http", Shape::List),
     ("registry.ca-files", Shape::List),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use lib_model::{ByteSize, KernelName, Reference};
+use lib_model::{ByteSize, KernelName, ProxyUrl, Reference};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::Mirror;
@@ -57,6 +57,8 @@ pub struct Vm {
     /// Directories of this machine below which guests may be shown some; empty: wherever they are the user's.
     #[serde(deserialize_with = "paths")]
     pub mount_roots: Vec<PathBuf>,
+    /// Proxy for what runs in guests.
+    pub proxy: Option<ProxyUrl>,
 }
 
 /// Networks of VMs.

@@ -33,6 +33,16 @@ struct Run {
     entrypoint: Option<Vec<String>>,
     cmd: Option<Vec<String>>,
     stop_signal: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    labels: Option<Labels>,
+}
+
+/// Those that mean something here.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Labels {
+    #[serde(rename = "org.banger.work-seed")]
+    work_seed: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -69,7 +79,18 @@ impl ImageConfig {
             entrypoint: run.entrypoint.unwrap_or_default(),
             cmd: run.cmd.unwrap_or_default(),
             stop_signal: run.stop_signal.unwrap_or_default(),
+            work_seed: run
+                .labels
+                .and_then(|labels| labels.work_seed)
+                .unwrap_or_default(),
         };
+        if !run.work_seed.is_empty() && !run.work_seed.starts_with('/') {
+            let reason = format!(
+                "the label org.banger.work-seed is `{}`, which is no absolute path",
+                run.work_seed
+            );
+            return Err(Error::malformed(what, reason));
+        }
         Ok(ImageConfig {
             platform: file.platform,
             run,
@@ -90,6 +111,9 @@ impl ImageConfig {
                 entrypoint: some(&self.run.entrypoint),
                 cmd: some(&self.run.cmd),
                 stop_signal: text(&self.run.stop_signal),
+                labels: text(&self.run.work_seed).map(|seed| Labels {
+                    work_seed: Some(seed),
+                }),
             }),
             rootfs: Rootfs {
                 kind: "layers".into(),
@@ -125,6 +149,23 @@ mod tests {
     }
 
     #[test]
+    fn a_work_seed_is_an_absolute_path() {
+        let parse = |seed: &str| {
+            let text = format!(
+                r#"{{"os":"linux","architecture":"amd64","config":{{"Labels":{{"org.banger.work-seed":"{seed}","b":"c"}}}},
+                "rootfs":{{"diff_ids":[]}}}}"#
+            );
+            ImageConfig::parse(text.as_bytes(), "c", 0)
+        };
+        assert_eq!(
+            parse("/opt/home.tar.gz").unwrap().run.work_seed,
+            "/opt/home.tar.gz"
+        );
+        let error = parse("../x").unwrap_err().to_string();
+        assert!(error.contains("no absolute path"), "{error}");
+    }
+
+    #[test]
     fn as_many_diff_ids_as_layers() {
         let text =
             br#"{"os":"linux","architecture":"amd64","rootfs":{"type":"layers","diff_ids":[]}}"#;
@@ -143,6 +184,7 @@ mod tests {
                 entrypoint: vec!["/bin/sh".into(), "-c".into()],
                 cmd: vec![],
                 stop_signal: "SIGQUIT".into(),
+                work_seed: "/seed".into(),
             },
             diff_ids: vec![Digest::from_sha256([7; 32])],
         };

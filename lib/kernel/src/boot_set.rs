@@ -9,7 +9,7 @@ const TRANSPORTS: [&str; 2] = ["virtio_pci", "virtio_mmio"];
 /// Disks, the agent's channel, and the root.
 pub(crate) const REQUIRED: [&str; 4] = ["virtio_blk", "virtio_console", "ext4", "overlay"];
 /// Used when there.
-const OPTIONAL: [&str; 8] = [
+const OPTIONAL: [&str; 9] = [
     "virtio_net",
     "virtio_rng",
     "virtio_balloon",
@@ -19,6 +19,7 @@ const OPTIONAL: [&str; 8] = [
     "dm_zero",
     "9p",
     "9pnet_virtio",
+    "virtiofs",
 ];
 
 /// Indices into the catalogue, in load order, or what the kernel lacks.

@@ -63,11 +63,15 @@ pub fn base_initramfs(
 }
 
 /// Writes what `-initrd` gets to `target`: the base and an archive with this boot's configuration.
-/// The file holds secrets and is readable by its owner only.
+/// The file holds secrets and is readable by its owner only. Returns where in it the entropy is, in bytes.
 ///
 /// # Errors
 /// When one of the files cannot be read or written.
-pub fn boot_initramfs(base: &Path, config: &GuestConfig, target: &Path) -> Result<(), KernelError> {
+pub fn boot_initramfs(
+    base: &Path,
+    config: &GuestConfig,
+    target: &Path,
+) -> Result<Option<u64>, KernelError> {
     let failed = io_error("write", target);
     let mut input = File::open(base).map_err(io_error("read", base))?;
     // A file of somebody else's making, or with other permissions, is not reused.
@@ -91,7 +95,9 @@ pub fn boot_initramfs(base: &Path, config: &GuestConfig, target: &Path) -> Resul
         .map_err(&failed)?;
     cpio.finish().map_err(&failed)?;
     point("initramfs.configuration").map_err(&failed)?;
-    output.write_all(&archive).map_err(&failed)
+    output.write_all(&archive).map_err(&failed)?;
+    let entropy = memchr::memmem::find(&archive, config.entropy.as_bytes());
+    Ok(entropy.map(|at| length + at as u64))
 }
 
 fn write_base(output: impl Write, agent: &[u8], modules: &[(String, PathBuf)]) -> io::Result<()> {

@@ -20,6 +20,7 @@ mod lz4;
 mod modinfo;
 mod module_tree;
 mod package;
+mod share_drivers;
 mod trie;
 mod vmlinux;
 
@@ -33,6 +34,7 @@ pub use elf::ElfFault;
 pub use error::KernelError;
 pub use import::{ImportKernel, import};
 pub use initramfs::{base_initramfs, boot_initramfs};
+pub use share_drivers::{ShareDrivers, share_drivers};
 
 const VMLINUX: &str = "vmlinux";
 const VMLINUZ: &str = "vmlinuz";

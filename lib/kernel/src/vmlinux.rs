@@ -45,7 +45,7 @@ pub(crate) fn examine(file: &mut File, source: &Path) -> Result<Facts, KernelErr
     };
     elf::program(&start, length).map_err(fault)?;
     file.rewind().map_err(&failed)?;
-    let facts = scan(file).map_err(&failed)?;
+    let facts = scan(file, &REQUIRED).map_err(&failed)?;
     if facts.release.is_none() {
         let found = "an ELF program without a Linux version in it".to_owned();
         return Err(KernelError::NotAKernel {
@@ -56,10 +56,19 @@ pub(crate) fn examine(file: &mut File, source: &Path) -> Result<Facts, KernelErr
     Ok(facts)
 }
 
-fn scan(mut input: impl Read) -> io::Result<Facts> {
+/// Those of `names` that are drivers of the kernel in `input`; one that is a module leaves no trace.
+pub(crate) fn drivers(
+    input: impl Read,
+    names: &[&'static str],
+) -> io::Result<BTreeSet<&'static str>> {
+    Ok(scan(input, names)?.drivers)
+}
+
+fn scan(mut input: impl Read, names: &[&'static str]) -> io::Result<Facts> {
     let banner = Finder::new(BANNER);
     // A driver registers under its name, which the compiler keeps as a C string.
-    let drivers = REQUIRED.map(|name| (name, Finder::new(&format!("{name}\0")).into_owned()));
+    let finder = |name: &&'static str| (*name, Finder::new(&format!("{name}\0")).into_owned());
+    let drivers: Vec<_> = names.iter().map(finder).collect();
     let mut facts = Facts::default();
     let mut window = Vec::with_capacity(CHUNK + OVERLAP);
     loop {
@@ -93,7 +102,7 @@ mod tests {
             bytes.resize(bytes.len() + offset, 1);
             bytes.extend(b"Linux version 6.12.0-x+ (gcc) #1\0virtio_blk\0ext4 \0");
             bytes.resize(bytes.len() + 3 * CHUNK, 0);
-            let facts = scan(&bytes[..]).unwrap();
+            let facts = scan(&bytes[..], &REQUIRED).unwrap();
             assert_eq!(facts.release.as_deref(), Some("6.12.0-x+"), "{offset}");
             assert_eq!(facts.drivers, BTreeSet::from(["virtio_blk"]));
         }

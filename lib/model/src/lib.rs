@@ -9,6 +9,7 @@ mod id;
 mod name;
 mod nearest;
 mod progress;
+mod proxy;
 mod publish;
 mod record;
 mod reference;
@@ -25,6 +26,7 @@ pub use id::{IdError, ImageId, KernelId, OperationId, VmId};
 pub use name::{KernelName, NameError, VmName};
 pub use nearest::nearest;
 pub use progress::{Progress, Silent, Step};
+pub use proxy::{ProxyUrl, ProxyUrlError};
 pub use publish::Publish;
 pub use record::{
     AddressRecord, BlobRecord, BlobState, CheckRecord, ImageRecord, KernelRecord, NetworkRecord,

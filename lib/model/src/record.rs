@@ -267,6 +267,10 @@ pub struct OciConfig {
     /// Name or number of the signal that asks the command to end; empty is SIGTERM.
     #[serde(default)]
     pub stop_signal: String,
+    /// What a new work disk begins with: a directory or a tar archive of the image, by its label
+    /// `org.banger.work-seed`; empty for none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub work_seed: String,
 }
 
 /// A kernel in the store.

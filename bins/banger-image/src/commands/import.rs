@@ -61,6 +61,7 @@ fn request(args: &ImportArgs, config: &Config, filesystem: Filesystem) -> Import
             entrypoint: words(&args.entrypoint),
             cmd: words(&args.cmd),
             stop_signal: String::new(),
+            work_seed: String::new(),
         },
         limits: args.limits.over(&config.limits),
         size: args.size.choice(),

@@ -224,6 +224,7 @@ fn a_root_file_system_gets_its_configuration_from_options() {
             entrypoint: vec!["/bin/sh".into()],
             cmd: vec!["-l".into()],
             stop_signal: String::new(),
+            work_seed: String::new(),
         },
         ..called("host")
     };
