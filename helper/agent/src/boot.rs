@@ -8,7 +8,7 @@ mod beside;
 mod disk;
 mod failure;
 mod files;
-mod grow;
+pub(crate) mod grow;
 mod init;
 mod mapper;
 mod modules;
@@ -178,7 +178,9 @@ fn decode_hex(text: &str) -> Vec<u8> {
 async fn serve(config: GuestConfig, hidden: &Hidden) -> Result<(), BootError> {
     let file = virtio_port::open()?;
     let port = Port::serial(file.into()).context(|| "watching the port to the host".to_owned())?;
-    let agent = Agent::new(config.process, config.ssh);
+    let growing = grow::Growing::of(&config.root, hidden)
+        .context(|| "opening the root's file system".to_owned())?;
+    let agent = Agent::new(config.process, config.ssh, growing);
     let processes = Rc::clone(&agent.processes);
     spawn_local(async move { processes.reap().await });
     spawn_local(Rc::clone(&agent).push_events());
@@ -226,10 +228,7 @@ async fn obey_signals(agent: Rc<Agent>) -> io::Result<()> {
             _ = halt.recv() => {}
             _ = power_off.recv() => {}
             _ = ctrl_alt_del.recv() => {}
-            _ = reboot.recv() => {
-                console::say("ignored SIGTERM");
-                continue;
-            }
+            _ = reboot.recv() => agent.reboot_in_the_end(),
         }
         agent.request_stop(OWN_SHUTDOWN_GRACE);
     }

@@ -52,3 +52,11 @@ pub(crate) fn power_off() {
         let _ = nix::sys::reboot::reboot(nix::sys::reboot::RebootMode::RB_POWER_OFF);
     }
 }
+
+/// Lets the guest boot again. Returns only when the kernel refuses.
+pub(crate) fn restart() {
+    if role() != Role::Test {
+        nix::unistd::sync();
+        let _ = nix::sys::reboot::reboot(nix::sys::reboot::RebootMode::RB_AUTOBOOT);
+    }
+}

@@ -86,7 +86,7 @@ fn serve(number: RawFd, defaults: Process) -> Result<(), String> {
     let runtime = runtime().map_err(|e| format!("runtime: {e}"))?;
     let serving = async {
         let port = Port::socket(descriptor).map_err(|e| format!("descriptor {number}: {e}"))?;
-        let agent = Agent::new(defaults, test_ssh());
+        let agent = Agent::new(defaults, test_ssh(), None);
         let processes = std::rc::Rc::clone(&agent.processes);
         spawn_local(async move { processes.reap().await });
         spawn_local(std::rc::Rc::clone(&agent).push_events());

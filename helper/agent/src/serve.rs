@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use banger_wire::PROTOCOL;
@@ -13,8 +14,9 @@ use banger_wire::config::{Process, Ssh};
 use banger_wire::frame::{Decoder, Frame};
 use banger_wire::port;
 use tokio::sync::Notify;
-use tokio::task::spawn_local;
+use tokio::task::{spawn_blocking, spawn_local};
 
+use crate::boot::grow::Growing;
 use crate::caller::Caller;
 use crate::channel::{Channel, ChannelError, Gone, Stream};
 use crate::port::Port;
@@ -39,7 +41,9 @@ pub(crate) struct Agent {
     events_changed: Notify,
     stop: Cell<Option<Duration>>,
     stopping: Notify,
+    reboot: Cell<bool>,
     entrypoint: RefCell<Option<Entrypoint>>,
+    growing: Option<Arc<Growing>>,
 }
 
 /// The image's own command while it runs.
@@ -52,8 +56,8 @@ pub(crate) struct Entrypoint {
 }
 
 impl Agent {
-    /// Without `ssh` there is no SSH server.
-    pub(crate) fn new(defaults: Process, ssh: Option<Ssh>) -> Rc<Agent> {
+    /// Without `ssh` there is no SSH server; without `growing` the root cannot be grown while it is used.
+    pub(crate) fn new(defaults: Process, ssh: Option<Ssh>, growing: Option<Growing>) -> Rc<Agent> {
         let ssh = ssh.map(|ssh| ssh::Server::new(ssh, defaults.clone()));
         Rc::new(Agent {
             ssh,
@@ -64,7 +68,9 @@ impl Agent {
             events_changed: Notify::new(),
             stop: Cell::new(None),
             stopping: Notify::new(),
+            reboot: Cell::new(false),
             entrypoint: RefCell::default(),
+            growing: growing.map(Arc::new),
         })
     }
 
@@ -210,6 +216,10 @@ impl Agent {
                 clock::set(unix_ns)?;
                 caller.send(kind::REPLY, b"{}").await
             }
+            Request::GrowDisk { bytes } => {
+                self.grow_disk(bytes).await?;
+                caller.send(kind::REPLY, b"{}").await
+            }
             Request::Shutdown { grace_ms } => {
                 let sent = caller.send(kind::REPLY, b"{}").await;
                 self.request_stop(Duration::from_millis(grace_ms));
@@ -221,10 +231,34 @@ impl Agent {
         Ok(())
     }
 
+    async fn grow_disk(&self, bytes: u64) -> Result<(), CallError> {
+        let failed = |message: String| CallError {
+            kind: CallErrorKind::Failed,
+            message,
+        };
+        let Some(growing) = self.growing.clone() else {
+            return Err(failed("this kind of disk grows at a start only".to_owned()));
+        };
+        // The kernel writes the new groups meanwhile.
+        let grown = spawn_blocking(move || growing.follow(bytes)).await;
+        let grown = grown.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        grown.map_err(|error| failed(format!("growing the root's file system: {error}")))
+    }
+
     /// Asks for the end of the guest, with this long for processes to end.
     pub(crate) fn request_stop(&self, grace: Duration) {
         self.stop.set(Some(grace));
         self.stopping.notify_one();
+    }
+
+    /// The end that is asked for next is a reboot.
+    pub(crate) fn reboot_in_the_end(&self) {
+        self.reboot.set(true);
+    }
+
+    /// What that end is.
+    pub(crate) fn reboots(&self) -> bool {
+        self.reboot.get()
     }
 
     /// Waits until somebody asked for the end; returns the grace.

@@ -47,6 +47,9 @@ pub(crate) async fn run(agent: &Rc<Agent>, grace: Duration, disks: &[File]) {
     let _ = timeout(FLUSH_GRACE, agent.flushed()).await;
     if role() != Role::Test {
         make_disks_clean(disks);
+        if agent.reboots() {
+            console::restart();
+        }
         console::power_off();
     }
 }

@@ -11,7 +11,9 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use crate::console_times::ConsoleTimes;
 use crate::files;
+use crate::launch::now_ms;
 
 /// Smaller limits are raised to this.
 const MIN_LIMIT: u64 = 4096;
@@ -23,6 +25,8 @@ pub(crate) struct ConsoleLog {
     file: File,
     length: u64,
     limit: u64,
+    /// What the file does not have any more.
+    dropped: u64,
 }
 
 impl ConsoleLog {
@@ -33,7 +37,13 @@ impl ConsoleLog {
             file: files::create(path)?,
             length: 0,
             limit: limit.max(MIN_LIMIT) & !1,
+            dropped: 0,
         })
+    }
+
+    /// Bytes that it had before: those that were cut off, and those that are there.
+    fn position(&self) -> u64 {
+        self.dropped + self.length
     }
 
     /// Appends, replacing the file as often as it becomes full.
@@ -63,6 +73,7 @@ impl ConsoleLog {
             .and_then(|(file, length)| {
                 fs::rename(&temporary, &self.path)?;
                 self.file = file;
+                self.dropped += self.length - length;
                 self.length = length;
                 Ok(())
             });
@@ -92,7 +103,77 @@ impl ConsoleLog {
 #[derive(Debug)]
 pub(crate) struct Console {
     socket: UnixStream,
+    kept: Kept,
+    panic: PanicWords,
+}
+
+/// What is kept of the console.
+#[derive(Debug)]
+pub(crate) struct Kept {
     log: ConsoleLog,
+    /// Without it nobody knows when what was said.
+    times: Option<ConsoleTimes>,
+}
+
+impl Kept {
+    /// Begins a log, and the marks of its times beside it.
+    pub(crate) fn create(log: &Path, times: &Path, limit: u64) -> io::Result<Kept> {
+        Ok(Kept {
+            log: ConsoleLog::create(log, limit)?,
+            times: ConsoleTimes::create(times).ok(),
+        })
+    }
+
+    fn append(&mut self, bytes: &[u8], scratch: &mut [u8], now_ms: u64) -> io::Result<()> {
+        let (position, dropped) = (self.log.position(), self.log.dropped);
+        if let Some(times) = &mut self.times
+            && times.mark(now_ms, position).is_err()
+        {
+            self.times = None;
+        }
+        let appended = self.log.append(bytes, scratch);
+        if self.log.dropped != dropped
+            && let Some(times) = &mut self.times
+            && times.cut(self.log.dropped).is_err()
+        {
+            self.times = None;
+        }
+        appended
+    }
+}
+
+/// How a kernel begins to say that it panicked (its kernel/panic.c), at whatever level it logs.
+const PANIC: &[u8] = b"Kernel panic - not syncing";
+
+/// Looks for [`PANIC`] in what comes in pieces.
+#[derive(Debug, Default)]
+struct PanicWords {
+    matched: usize,
+    /// Bytes that came since.
+    since: Option<usize>,
+}
+
+/// More than a kernel says after that.
+const LAST_WORDS: usize = 64 * 1024;
+
+impl PanicWords {
+    fn seen(&self) -> bool {
+        self.since.is_some_and(|since| since < LAST_WORDS)
+    }
+
+    fn look(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.since = self.since.map(|since| since.saturating_add(1));
+            // Its first letter occurs only once in it, so a mismatch begins anew.
+            self.matched = match *byte == PANIC[self.matched] {
+                true => self.matched + 1,
+                false => usize::from(*byte == PANIC[0]),
+            };
+            if self.matched == PANIC.len() {
+                (self.matched, self.since) = (0, Some(0));
+            }
+        }
+    }
 }
 
 /// What became of reading the channel.
@@ -107,8 +188,22 @@ pub(crate) enum ConsoleRead {
 }
 
 impl Console {
-    pub(crate) fn new(socket: UnixStream, log: ConsoleLog) -> Self {
-        Console { socket, log }
+    pub(crate) fn new(socket: UnixStream, kept: Kept) -> Self {
+        Console {
+            socket,
+            kept,
+            panic: PanicWords::default(),
+        }
+    }
+
+    /// The guest's kernel has just said that it panicked. A guest can say so without; it only hurts itself.
+    pub(crate) fn panicked(&self) -> bool {
+        self.panic.seen()
+    }
+
+    /// The log, for the next boot.
+    pub(crate) fn into_kept(self) -> Kept {
+        self.kept
     }
 
     pub(crate) fn socket(&self) -> &UnixStream {
@@ -121,7 +216,10 @@ impl Console {
         let (input, spare) = scratch.split_at_mut(scratch.len() / 2);
         match (&self.socket).read(input) {
             Ok(0) => ConsoleRead::End,
-            Ok(count) => ConsoleRead::Read(self.log.append(&input[..count], spare)),
+            Ok(count) => {
+                self.panic.look(&input[..count]);
+                ConsoleRead::Read(self.kept.append(&input[..count], spare, now_ms()))
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => ConsoleRead::Read(Ok(())),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => ConsoleRead::Empty,
             Err(_) => ConsoleRead::End,
@@ -155,6 +253,25 @@ mod tests {
             assert!(written < 10_000 || kept.len() >= 5000);
             assert!(all[..written].ends_with(&kept));
         }
+    }
+
+    #[test]
+    fn a_panic_is_seen_across_pieces_and_only_as_a_whole() {
+        let text = b"x KKernel panic - not syncing: why";
+        for at in 0..text.len() {
+            let mut words = PanicWords::default();
+            words.look(&text[..at]);
+            words.look(&text[at..]);
+            assert!(words.seen(), "{at}");
+        }
+        let mut words = PanicWords::default();
+        words.look(b"Kernel panic - not\nKernel pan");
+        assert!(!words.seen());
+        // Somebody read an old log there, long ago.
+        words.look(b"ic Kernel panic - not syncing: old");
+        assert!(words.seen());
+        words.look(&numbered(10_000));
+        assert!(!words.seen());
     }
 
     #[test]

@@ -16,12 +16,13 @@ use crate::accept::ACCEPT_PAUSE;
 use crate::agent::{Agent, ChannelEnd};
 use crate::clients::Clients;
 use crate::clock::Jump;
-use crate::console::{Console, ConsoleRead};
+use crate::console::{Console, ConsoleRead, Kept};
 use crate::control::Control;
 use crate::exit::Witness;
+use crate::growth::Growth;
 use crate::guest::Guest;
 use crate::idle::Idle;
-use crate::launch::Vm;
+use crate::launch::{LaunchError, Vm};
 use crate::lifecycle::Ready;
 use crate::log::chain;
 use crate::process;
@@ -59,6 +60,8 @@ pub(crate) struct Monitor {
     pub(crate) clients: Clients,
     pub(crate) qmp: Option<Qmp>,
     pub(crate) console: Option<Console>,
+    /// Of a console whose VMM is gone.
+    kept: Option<Kept>,
     pub(crate) control: Control,
     /// Tokens of control clients that may have something to read.
     pub(crate) control_ready: Vec<u64>,
@@ -69,6 +72,7 @@ pub(crate) struct Monitor {
     pub(crate) ports: Ports,
     pub(crate) jump: Option<Jump>,
     pub(crate) statistics: Option<Statistics>,
+    pub(crate) growth: Option<Growth>,
     /// The shutdown call was sent.
     pub(crate) called: bool,
     /// `system_powerdown` was sent.
@@ -109,7 +113,7 @@ pub(crate) fn run(vm: Vm) -> ExitCode {
     };
     let mut monitor = Monitor::new(vm, epoll, signals);
     monitor.vm.happened("started", None);
-    let status = monitor.watch().and_then(|()| monitor.supervise());
+    let status = monitor.watch().and_then(|()| monitor.supervise_boots());
     let status = status.or_else(|error| {
         let what = format_args!("cannot supervise any more, so the VM is killed: {error}");
         monitor.vm.log.line(what);
@@ -140,7 +144,8 @@ impl Monitor {
             agent: agent.map(Agent::new),
             guest: Guest::default(),
             clients: Clients::default(),
-            console: console.map(|(log, socket)| Console::new(socket, log)),
+            console: console.map(|(kept, socket)| Console::new(socket, kept)),
+            kept: None,
             control: Control::default(),
             control_ready: Vec::new(),
             witness: Witness {
@@ -155,6 +160,7 @@ impl Monitor {
             // Without it the clock follows after pauses only.
             jump: Jump::watch().ok(),
             statistics: None,
+            growth: None,
             called: false,
             powered_down: false,
             power_down_wanted: false,
@@ -171,6 +177,14 @@ impl Monitor {
 
     fn watch(&mut self) -> io::Result<()> {
         add(&self.epoll, &self.signals, SIGNALS, EpollFlags::EPOLLIN)?;
+        if let Some(jump) = &self.jump {
+            add(&self.epoll, jump.timer(), CLOCK, EpollFlags::EPOLLIN)?;
+        }
+        self.watch_vmm()?;
+        self.listen()
+    }
+
+    fn watch_vmm(&self) -> io::Result<()> {
         if let Some(agent) = &self.agent {
             add(&self.epoll, agent.socket(), AGENT, edge_triggered())?;
         }
@@ -180,10 +194,44 @@ impl Monitor {
         if let Some(console) = &self.console {
             add(&self.epoll, console.socket(), CONSOLE, EpollFlags::EPOLLIN)?;
         }
-        if let Some(jump) = &self.jump {
-            add(&self.epoll, jump.timer(), CLOCK, EpollFlags::EPOLLIN)?;
+        Ok(())
+    }
+
+    /// Runs until the VM has ended. A guest that reboots gets another VMM, under the same lock.
+    fn supervise_boots(&mut self) -> io::Result<ExitStatus> {
+        loop {
+            let status = self.supervise()?;
+            if !self.vm.launch.reboot || !self.witness.rebooted() {
+                return Ok(status);
+            }
+            if let Err(error) = self.boot_again() {
+                let what = format_args!("the guest rebooted, and cannot: {}", chain(&error));
+                self.vm.log.line(what);
+                return Ok(status);
+            }
         }
-        self.listen()
+    }
+
+    /// Everything of the last boot is forgotten; listeners, published ports and those who wait stay.
+    fn boot_again(&mut self) -> Result<(), LaunchError> {
+        let channels = self.vm.relaunch()?;
+        self.agent = channels.agent.map(Agent::new);
+        self.qmp = channels.qmp.map(Qmp::new);
+        // One that was flooded to the end may not have been read to its own.
+        let unread = self.console.take().map(Console::into_kept);
+        let console = channels.console.zip(self.kept.take().or(unread));
+        self.console = console.map(|(socket, kept)| Console::new(socket, kept));
+        self.guest = Guest::default();
+        self.witness = Witness {
+            qmp: self.qmp.is_some(),
+            ..Witness::default()
+        };
+        (self.ready, self.statistics, self.exited) = (None, None, None);
+        (self.called, self.powered_down, self.power_down_wanted) = (false, false, false);
+        self.stop = Stop::default();
+        self.idle = Idle::new(self.vm.idle_stop);
+        self.vm.happened("rebooted", None);
+        self.watch_vmm().map_err(LaunchError::Channels)
     }
 
     /// Runs until the VMM has ended and clients have taken the guest's last bytes.
@@ -321,6 +369,12 @@ impl Monitor {
                         self.stop = Stop::Killed;
                     }
                 }
+                if self.exited.is_none() {
+                    for lost in self.vm.shares.ended() {
+                        self.vm.log.line(&lost);
+                        self.vm.happened("share-lost", Some(&lost));
+                    }
+                }
             } else {
                 self.request_stop(DEFAULT_GRACE);
             }
@@ -359,6 +413,7 @@ impl Monitor {
         }
         self.agent = None;
         self.clients.cut_all();
+        self.lose_growth();
         if self.called {
             self.power_down();
         }
@@ -392,7 +447,9 @@ impl Monitor {
         let Some(console) = &mut self.console else {
             return false;
         };
-        match console.read(&mut self.scratch) {
+        let read = console.read(&mut self.scratch);
+        self.witness.panic_words = console.panicked();
+        match read {
             ConsoleRead::Read(Ok(())) => true,
             ConsoleRead::Read(Err(error)) => {
                 if !std::mem::replace(&mut self.console_failed, true) {
@@ -403,7 +460,7 @@ impl Monitor {
             }
             ConsoleRead::Empty => false,
             ConsoleRead::End => {
-                self.console = None;
+                self.kept = self.console.take().map(Console::into_kept);
                 false
             }
         }

@@ -1,13 +1,13 @@
-//! The step between the monitor and the VMM: `banger-monitor --exec-vmm <parent> <program> …`.
+//! The step between the monitor and what it runs: `banger-monitor --exec-vmm <parent> <program> …`.
 //!
 //! A process of its own, because what has to be done between fork and exec (PR_SET_PDEATHSIG above
 //! all) can then be done in safe code. Its standard output is the report: nothing when the exec
-//! succeeded, else why not.
+//! succeeded, else why not. A share's server has more to be done before (`share.rs`).
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -18,7 +18,7 @@ use nix::unistd::getppid;
 
 use crate::log::Log;
 
-/// The argument that selects this mode.
+/// The argument that selects the mode for a VMM.
 pub(crate) const MODE: &str = "--exec-vmm";
 
 const MAX_REPORT: u64 = 4096;
@@ -32,12 +32,20 @@ pub(crate) enum SpawnError {
     Exec { program: String, report: String },
 }
 
-/// Starts the VMM; returns once it is executed. It inherits every inheritable descriptor.
-pub(crate) fn spawn(program: &Path, arguments: &[String], log: &Log) -> Result<Child, SpawnError> {
+/// Starts a program by way of a mode of ours, whose own arguments are `more`; returns once it is executed.
+/// It inherits every inheritable descriptor.
+pub(crate) fn spawn(
+    mode: &str,
+    more: &[OsString],
+    program: &Path,
+    arguments: &[String],
+    log: &Log,
+) -> Result<Child, SpawnError> {
     let mut child = Command::new("/proc/self/exe")
         .arg0("banger-monitor")
-        .arg(MODE)
+        .arg(mode)
         .arg(std::process::id().to_string())
+        .args(more)
         .arg(program)
         .args(arguments)
         .stdin(Stdio::null())
@@ -60,21 +68,31 @@ pub(crate) fn spawn(program: &Path, arguments: &[String], log: &Log) -> Result<C
     })
 }
 
-/// The hidden mode: becomes the VMM or reports why it cannot.
-pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
+/// The hidden modes: `become_it` becomes a program or returns why it cannot, which is reported by the
+/// descriptor that it is given.
+pub(crate) fn run(
+    arguments: &[OsString],
+    become_it: impl FnOnce(&[OsString], RawFd) -> io::Error,
+) -> ExitCode {
     // The copy is close-on-exec; standard output itself becomes the log.
     let Ok(report) = io::stdout().as_fd().try_clone_to_owned() else {
         return ExitCode::FAILURE;
     };
-    let error = become_vmm(arguments);
+    let error = become_it(arguments, report.as_raw_fd());
     let _ = write!(File::from(report), "{error}");
     ExitCode::FAILURE
 }
 
-fn become_vmm(arguments: &[OsString]) -> io::Error {
-    let [parent, program, rest @ ..] = arguments else {
-        return io::Error::other("wrong arguments");
-    };
+/// Becomes the VMM.
+pub(crate) fn become_vmm(arguments: &[OsString], _report: RawFd) -> io::Error {
+    match arguments {
+        [parent, program, rest @ ..] => become_child(parent, program, rest),
+        _ => io::Error::other("wrong arguments"),
+    }
+}
+
+/// Becomes a program that dies with the monitor `parent`.
+pub(crate) fn become_child(parent: &OsStr, program: &OsStr, rest: &[OsString]) -> io::Error {
     if let Err(error) = set_pdeathsig(Signal::SIGKILL) {
         return error.into();
     }

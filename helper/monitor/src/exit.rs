@@ -20,6 +20,8 @@ pub(crate) struct Witness {
     pub(crate) shutdown: Option<Shutdown>,
     /// The guest's kernel said that it panicked.
     pub(crate) panicked: bool,
+    /// So said its console in the end.
+    pub(crate) panic_words: bool,
     /// The guest was ready once.
     pub(crate) was_ready: bool,
     /// Why the guest's boot failed, in its words.
@@ -39,6 +41,13 @@ impl Witness {
         }
     }
 
+    /// The guest reset itself in good health, and nobody wants its end.
+    pub(crate) fn rebooted(&self) -> bool {
+        let reset = self.shutdown == Some(Shutdown::GuestReset);
+        let panicked = self.panicked || self.panic_words;
+        reset && self.was_ready && !panicked && !self.stop_asked && !self.killed
+    }
+
     fn reason(&self, status: ExitStatus) -> ExitReason {
         if self.panicked {
             return ExitReason::GuestPanic;
@@ -46,6 +55,11 @@ impl Witness {
         match self.shutdown {
             Some(Shutdown::GuestPanic) => ExitReason::GuestPanic,
             Some(Shutdown::GuestPowerOff) if self.stop_asked => ExitReason::Stopped,
+            Some(Shutdown::GuestReset) if self.stop_asked && !self.panic_words => {
+                ExitReason::Stopped
+            }
+            Some(Shutdown::GuestReset) if self.panic_words => ExitReason::GuestPanic,
+            Some(Shutdown::GuestReset) => ExitReason::GuestReboot,
             Some(Shutdown::GuestPowerOff) => ExitReason::GuestPowerOff,
             _ if self.killed => ExitReason::Killed,
             // A signal from outside that QEMU turned into an orderly end.
@@ -68,6 +82,7 @@ mod tests {
             killed: letters.contains('k'),
             qmp: letters.contains('q'),
             panicked: letters.contains('p'),
+            panic_words: letters.contains('w'),
             shutdown,
             ..Witness::default()
         }
@@ -76,9 +91,10 @@ mod tests {
     #[test]
     fn reasons() {
         let (ok, failed, sigkill) = (0, 1 << 8, 9);
-        let (off, panic, host) = (
+        let (off, panic, reset, host) = (
             Some(Shutdown::GuestPowerOff),
             Some(Shutdown::GuestPanic),
+            Some(Shutdown::GuestReset),
             Some(Shutdown::Host),
         );
         let table = [
@@ -92,6 +108,12 @@ mod tests {
             ("q", host, ok, ExitReason::Killed),
             ("q", panic, ok, ExitReason::GuestPanic),
             ("qs", panic, ok, ExitReason::GuestPanic),
+            ("q", reset, ok, ExitReason::GuestReboot),
+            ("qs", reset, ok, ExitReason::Stopped),
+            ("qp", reset, ok, ExitReason::GuestPanic),
+            ("qsw", reset, ok, ExitReason::GuestPanic),
+            // It only showed an old log.
+            ("qw", off, ok, ExitReason::GuestPowerOff),
             ("qp", host, ok, ExitReason::GuestPanic),
             ("q", None, failed, ExitReason::VmmFailed),
             ("q", None, sigkill, ExitReason::VmmFailed),
@@ -104,6 +126,24 @@ mod tests {
         for (letters, shutdown, status, reason) in table {
             let record = seen(letters, shutdown).record(ExitStatus::from_raw(status), 0);
             assert_eq!(record.reason, reason, "{letters:?} {shutdown:?} {status}");
+        }
+    }
+
+    #[test]
+    fn a_guest_reboots_when_it_was_ready_and_nobody_ends_it() {
+        let rebooted = |letters: &str, was_ready, shutdown| {
+            let witness = Witness {
+                was_ready,
+                ..seen(letters, shutdown)
+            };
+            witness.rebooted()
+        };
+        let reset = Some(Shutdown::GuestReset);
+        assert!(rebooted("q", true, reset));
+        assert!(!rebooted("q", false, reset), "it would never end");
+        assert!(!rebooted("q", true, Some(Shutdown::GuestPowerOff)));
+        for ended in ["qs", "qk", "qp", "qw"] {
+            assert!(!rebooted(ended, true, reset), "{ended}");
         }
     }
 }

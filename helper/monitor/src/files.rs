@@ -14,6 +14,7 @@ use nix::libc;
 pub(crate) struct Paths {
     pub(crate) alive_lock: PathBuf,
     pub(crate) console_log: PathBuf,
+    pub(crate) console_times: PathBuf,
     pub(crate) vmm_log: PathBuf,
     pub(crate) handles: PathBuf,
     pub(crate) exit_record: PathBuf,
@@ -27,6 +28,7 @@ impl Paths {
         Paths {
             alive_lock: launch.directory.join(file::ALIVE_LOCK),
             console_log: launch.directory.join(file::CONSOLE_LOG),
+            console_times: launch.directory.join(file::CONSOLE_TIMES),
             vmm_log: launch.directory.join(file::VMM_LOG),
             handles: launch.directory.join(file::HANDLES),
             exit_record: launch.directory.join(file::EXIT_RECORD),
@@ -44,7 +46,11 @@ impl Paths {
     /// Undoes a launch.
     pub(crate) fn remove_launch(&self) -> Vec<FileError> {
         let mut errors = self.remove_runtime();
-        errors.extend(remove_all(&[&self.console_log, &self.vmm_log]));
+        errors.extend(remove_all(&[
+            &self.console_log,
+            &self.console_times,
+            &self.vmm_log,
+        ]));
         errors
     }
 }

@@ -21,6 +21,7 @@ const MAX_CALLS: usize = 8;
 pub(crate) enum Own {
     Clock,
     Statistics,
+    Grow,
 }
 
 /// The monitor's own streams.
@@ -72,16 +73,22 @@ impl Guest {
         self.calls.len() < MAX_CALLS && !self.calls.iter().any(|(_, known, _)| *known == own)
     }
 
-    /// Sends a call whose answer is looked at when it is whole, if at all.
-    pub(crate) fn call(&mut self, mux: &mut Mux, stream: StreamId, own: Own, request: Request) {
-        let Some(bytes) = encode(request) else {
-            return mux.reset(stream);
-        };
-        if mux.send(stream, &bytes) < bytes.len() {
-            return mux.reset(stream);
+    /// Sends a call whose answer is looked at when it is whole, if at all; false when it cannot be sent.
+    pub(crate) fn call(
+        &mut self,
+        mux: &mut Mux,
+        stream: StreamId,
+        own: Own,
+        request: Request,
+    ) -> bool {
+        let bytes = encode(request).unwrap_or_default();
+        if bytes.is_empty() || mux.send(stream, &bytes) < bytes.len() {
+            mux.reset(stream);
+            return false;
         }
         mux.finish(stream);
         self.calls.push((stream, own, Vec::new()));
+        true
     }
 
     /// Bytes of an answer; more than answers have cost the guest the stream.

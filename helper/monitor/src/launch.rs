@@ -1,30 +1,32 @@
 //! From a launch specification to a running VMM: validate all, lock, act, undo on error.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use banger_failpoint::{passed, point};
-use banger_wire::monitor::{Handles, Launch, Publish, placeholder};
+use banger_wire::monitor::{Handles, Launch, Publish, Seed, placeholder};
 use nix::unistd::geteuid;
 
-use crate::console::ConsoleLog;
+use crate::console::Kept;
 use crate::exec::{self, SpawnError};
 use crate::files::{self, FileError, Paths};
 use crate::lock::{AliveLock, set_inheritable};
 use crate::log::{Log, chain};
 use crate::process;
 use crate::publish;
+use crate::share::{self, Servers, ShareError};
 
 /// A VM that was just started.
 #[derive(Debug)]
 pub(crate) struct Vm {
+    pub(crate) launch: Launch,
     pub(crate) paths: Paths,
     pub(crate) lock: AliveLock,
     pub(crate) log: Log,
@@ -40,7 +42,8 @@ pub(crate) struct Vm {
     /// `agent.sock` and the channel to the guest.
     pub(crate) agent: Option<(UnixListener, UnixStream)>,
     pub(crate) qmp: Option<UnixStream>,
-    pub(crate) console: Option<(ConsoleLog, UnixStream)>,
+    pub(crate) console: Option<(Kept, UnixStream)>,
+    pub(crate) shares: Servers,
 }
 
 /// Why nothing runs.
@@ -71,33 +74,60 @@ pub(crate) enum LaunchError {
     Channels(#[source] io::Error),
     #[error(transparent)]
     Spawn(#[from] SpawnError),
+    #[error(transparent)]
+    Share(#[from] ShareError),
+}
+
+/// Our ends of what connects a VMM with its monitor.
+#[derive(Debug)]
+pub(crate) struct Channels {
+    pub(crate) agent: Option<UnixStream>,
+    pub(crate) qmp: Option<UnixStream>,
+    pub(crate) console: Option<UnixStream>,
 }
 
 /// Starts a VM. Until the lock is taken nothing is touched; on error nothing runs or is left.
-pub(crate) fn launch(launch: &Launch) -> Result<Vm, LaunchError> {
-    validate(launch)?;
-    let paths = Paths::new(launch);
+pub(crate) fn launch(launch: Launch) -> Result<Vm, LaunchError> {
+    validate(&launch)?;
+    let paths = Paths::new(&launch);
     let lock = AliveLock::take(&paths.alive_lock)
         .map_err(FileError::new("lock", &paths.alive_lock))?
         .ok_or(LaunchError::AlreadyRunning)?;
-    match Parts::prepare(launch, &paths).and_then(|parts| parts.start(launch, &paths, &lock)) {
-        Ok((parts, child, handles, started)) => Ok(Vm {
-            paths,
-            lock,
-            log: parts.log,
-            child,
-            handles,
-            started,
-            idle_stop: launch.idle_stop_s.map(Duration::from_secs),
-            name: launch.name.clone(),
-            journal: launch.journal.clone(),
-            statistics: launch.statistics_s.map(Duration::from_secs),
-            ports: parts.ports,
-            control: parts.control,
-            agent: parts.agent_listener.zip(parts.agent.map(|pair| pair.ours)),
-            qmp: parts.qmp.map(|pair| pair.ours),
-            console: parts.console.map(|pair| (parts.console_log, pair.ours)),
-        }),
+    let started = Parts::prepare(&launch, &paths).and_then(|mut parts| {
+        let vmm = start(&launch, &paths, &lock, &mut parts.log, &mut parts.pairs)?;
+        Ok((parts, vmm))
+    });
+    match started {
+        Ok((parts, vmm)) => {
+            let mut vm = Vm {
+                paths,
+                lock,
+                log: parts.log,
+                child: vmm.child,
+                handles: vmm.handles,
+                started: vmm.started,
+                idle_stop: launch.idle_stop_s.map(Duration::from_secs),
+                name: launch.name.clone(),
+                journal: launch.journal.clone(),
+                statistics: launch.statistics_s.map(Duration::from_secs),
+                ports: parts.ports,
+                control: parts.control,
+                agent: parts
+                    .agent_listener
+                    .zip(parts.pairs.agent.map(|pair| pair.ours)),
+                qmp: parts.pairs.qmp.map(|pair| pair.ours),
+                console: parts
+                    .pairs
+                    .console
+                    .map(|pair| (parts.console_log, pair.ours)),
+                shares: vmm.shares,
+                launch,
+            };
+            if !vm.launch.reboot {
+                vm.let_go();
+            }
+            Ok(vm)
+        }
         Err(error) => {
             // The client hears of the cause; what could not be undone would only hide it.
             let _ = paths.remove_launch();
@@ -146,15 +176,62 @@ impl Pair {
     }
 }
 
-struct Parts {
-    log: Log,
-    console_log: ConsoleLog,
-    control: UnixListener,
-    agent_listener: Option<UnixListener>,
+/// What connects a VMM with its monitor.
+struct Pairs {
     agent: Option<Pair>,
     qmp: Option<Pair>,
     console: Option<Pair>,
+}
+
+impl Pairs {
+    fn make(launch: &Launch) -> Result<Pairs, LaunchError> {
+        Ok(Pairs {
+            agent: Pair::wanted(launch, placeholder::AGENT)?,
+            qmp: Pair::wanted(launch, placeholder::QMP)?,
+            console: Pair::wanted(launch, placeholder::CONSOLE)?,
+        })
+    }
+
+    /// The VMM has its ends, and only the VMM.
+    fn hand_over(&mut self) {
+        let pairs = [&mut self.agent, &mut self.qmp, &mut self.console];
+        for pair in pairs.into_iter().flatten() {
+            pair.theirs = None;
+        }
+    }
+
+    /// The VMM's arguments, with the numbers of its ends.
+    fn arguments(&self, launch: &Launch, shares: &[UnixStream]) -> Vec<String> {
+        let channels = [
+            (placeholder::AGENT, &self.agent),
+            (placeholder::QMP, &self.qmp),
+            (placeholder::CONSOLE, &self.console),
+        ];
+        let channels = channels.into_iter().filter_map(|(placeholder, pair)| {
+            let theirs = pair.as_ref()?.theirs.as_ref()?;
+            Some((placeholder.to_owned(), theirs))
+        });
+        let shares = shares.iter().enumerate();
+        let shares = shares.map(|(index, socket)| (placeholder::share(index), socket));
+        let mut arguments = launch.arguments.clone();
+        for (placeholder, socket) in channels.chain(shares) {
+            let number = socket.as_raw_fd().to_string();
+            for argument in &mut arguments {
+                *argument = argument.replace(&placeholder, &number);
+            }
+        }
+        arguments
+    }
+}
+
+/// What outlives a VMM whose guest reboots.
+struct Parts {
+    log: Log,
+    console_log: Kept,
+    control: UnixListener,
+    agent_listener: Option<UnixListener>,
     ports: Vec<(Publish, TcpListener)>,
+    pairs: Pairs,
 }
 
 impl Parts {
@@ -165,15 +242,16 @@ impl Parts {
             return Err(error.into());
         }
         let log = Log::create(&paths.vmm_log).map_err(FileError::new("create", &paths.vmm_log))?;
-        let console_log = ConsoleLog::create(&paths.console_log, launch.console_limit)
-            .map_err(FileError::new("create", &paths.console_log))?;
+        let (console_log, times) = (&paths.console_log, &paths.console_times);
+        let console_log = Kept::create(console_log, times, launch.console_limit)
+            .map_err(FileError::new("create", console_log))?;
         let ports = launch.publish.iter();
         let ports = ports.map(|port| Ok((*port, publish::bind(*port)?)));
         let ports = ports.collect::<Result<Vec<_>, LaunchError>>()?;
         let control = listen(&paths.control_socket)?;
-        let agent = Pair::wanted(launch, placeholder::AGENT)?;
+        let pairs = Pairs::make(launch)?;
         // Without a channel of ours, agent.sock is the VMM's to bind (Firecracker's vsock).
-        let agent_listener = match agent {
+        let agent_listener = match pairs.agent {
             Some(_) => Some(listen(&paths.agent_socket)?),
             None => None,
         };
@@ -182,77 +260,82 @@ impl Parts {
             console_log,
             control,
             agent_listener,
-            agent,
-            qmp: Pair::wanted(launch, placeholder::QMP)?,
-            console: Pair::wanted(launch, placeholder::CONSOLE)?,
             ports,
+            pairs,
         })
     }
+}
 
-    fn start(
-        mut self,
-        launch: &Launch,
-        paths: &Paths,
-        lock: &AliveLock,
-    ) -> Result<(Parts, Child, Handles, Instant), LaunchError> {
-        let arguments = self.arguments(launch);
-        let boot_id = Path::new("/proc/sys/kernel/random/boot_id");
-        let boot_id = fs::read_to_string(boot_id).map_err(FileError::new("read", boot_id))?;
-        let started = Instant::now();
-        lock.set_inheritable(true).map_err(LaunchError::Channels)?;
-        point("monitor.spawn").map_err(LaunchError::Channels)?;
-        let spawned = exec::spawn(&launch.program, &arguments, &self.log);
-        process::let_go(&launch.descriptors);
-        let mut child = spawned?;
-        passed("monitor.spawned");
-        let pairs = [&mut self.agent, &mut self.qmp, &mut self.console];
-        for pair in pairs.into_iter().flatten() {
-            pair.theirs = None;
-        }
-        let handles = Handles {
-            vm: launch.vm.clone(),
-            monitor_pid: std::process::id(),
-            vmm_pid: child.id(),
-            boot_id: boot_id.trim().to_owned(),
-            started_ms: now_ms(),
-            runtime: Some(launch.runtime.clone()),
-        };
-        let settled = lock
-            .set_inheritable(false)
-            .map_err(LaunchError::Channels)
-            .and_then(|()| write_handles(&paths.handles, &handles));
-        match settled {
-            Ok(()) => Ok((self, child, handles, started)),
-            Err(error) => {
-                for undone in [child.kill(), child.wait().map(drop)] {
-                    if let Err(error) = undone {
-                        self.log
-                            .line(format_args!("undoing the launch: {}", chain(&error)));
-                    }
+/// A VMM that was just started.
+struct Vmm {
+    child: Child,
+    handles: Handles,
+    started: Instant,
+    shares: Servers,
+}
+
+/// Starts a VMM and what serves it.
+fn start(
+    launch: &Launch,
+    paths: &Paths,
+    lock: &AliveLock,
+    log: &mut Log,
+    pairs: &mut Pairs,
+) -> Result<Vmm, LaunchError> {
+    let (shares, share_sockets) = share::start(launch, log)?;
+    for socket in &share_sockets {
+        set_inheritable(socket, true).map_err(LaunchError::Channels)?;
+    }
+    let arguments = pairs.arguments(launch, &share_sockets);
+    let boot_id = Path::new("/proc/sys/kernel/random/boot_id");
+    let boot_id = fs::read_to_string(boot_id).map_err(FileError::new("read", boot_id))?;
+    let started = Instant::now();
+    lock.set_inheritable(true).map_err(LaunchError::Channels)?;
+    point("monitor.spawn").map_err(LaunchError::Channels)?;
+    let mut child = exec::spawn(exec::MODE, &[], &launch.program, &arguments, log)?;
+    passed("monitor.spawned");
+    drop(share_sockets);
+    pairs.hand_over();
+    let handles = Handles {
+        vm: launch.vm.clone(),
+        monitor_pid: std::process::id(),
+        vmm_pid: child.id(),
+        boot_id: boot_id.trim().to_owned(),
+        started_ms: now_ms(),
+        runtime: Some(launch.runtime.clone()),
+    };
+    let settled = lock
+        .set_inheritable(false)
+        .map_err(LaunchError::Channels)
+        .and_then(|()| write_handles(&paths.handles, &handles));
+    match settled {
+        Ok(()) => Ok(Vmm {
+            child,
+            handles,
+            started,
+            shares,
+        }),
+        Err(error) => {
+            for undone in [child.kill(), child.wait().map(drop)] {
+                if let Err(error) = undone {
+                    log.line(format_args!("undoing the launch: {}", chain(&error)));
                 }
-                Err(error)
             }
+            Err(error)
         }
     }
+}
 
-    fn arguments(&self, launch: &Launch) -> Vec<String> {
-        let channels = [
-            (placeholder::AGENT, &self.agent),
-            (placeholder::QMP, &self.qmp),
-            (placeholder::CONSOLE, &self.console),
-        ];
-        let mut arguments = launch.arguments.clone();
-        for (placeholder, pair) in channels {
-            let theirs = pair.as_ref().and_then(|pair| pair.theirs.as_ref());
-            let Some(number) = theirs.map(|socket| socket.as_raw_fd().to_string()) else {
-                continue;
-            };
-            for argument in &mut arguments {
-                *argument = argument.replace(placeholder, &number);
-            }
-        }
-        arguments
-    }
+/// Random bytes of this boot, over those of the last.
+fn reseed(seed: &Seed) -> io::Result<()> {
+    let mut bytes = vec![0; seed.length / 2];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let file = OpenOptions::new()
+        .write(true)
+        .custom_flags(nix::libc::O_NOFOLLOW)
+        .open(&seed.file)?;
+    file.write_all_at(text.as_bytes(), seed.offset)
 }
 
 fn listen(path: &Path) -> Result<UnixListener, LaunchError> {
@@ -270,6 +353,32 @@ fn write_handles(path: &Path, handles: &Handles) -> Result<(), LaunchError> {
 }
 
 impl Vm {
+    /// Starts the VMM anew for a guest that reboots. The lock is ours all the time.
+    pub(crate) fn relaunch(&mut self) -> Result<Channels, LaunchError> {
+        if let Some(seed) = &self.launch.seed {
+            reseed(seed).map_err(FileError::new("write", &seed.file))?;
+        }
+        // Their VMM is gone.
+        self.shares = Servers::default();
+        let mut pairs = Pairs::make(&self.launch)?;
+        let log = &mut self.log;
+        let vmm = start(&self.launch, &self.paths, &self.lock, log, &mut pairs)?;
+        (self.child, self.handles) = (vmm.child, vmm.handles);
+        (self.started, self.shares) = (vmm.started, vmm.shares);
+        Ok(Channels {
+            agent: pairs.agent.map(|pair| pair.ours),
+            qmp: pairs.qmp.map(|pair| pair.ours),
+            console: pairs.console.map(|pair| pair.ours),
+        })
+    }
+
+    /// Closes what was inherited for the VMM.
+    pub(crate) fn let_go(&mut self) {
+        process::let_go(&self.launch.descriptors);
+        // The numbers may be others' from now on.
+        self.launch.descriptors.clear();
+    }
+
     /// Writes into the store's journal. A journal that cannot be written is no reason to give up a VM.
     pub(crate) fn happened(&mut self, event: &str, detail: Option<&str>) {
         let Some(journal) = &self.journal else {

@@ -44,6 +44,7 @@ impl Monitor {
                 match self.guest.call_ended(stream) {
                     Some((Own::Statistics, answer)) => self.sampled(&answer),
                     Some((Own::Clock, _)) => {}
+                    Some((Own::Grow, answer)) => self.disk_grown(&answer),
                     None if self.guest.ended(agent.mux(), stream) => self.power_down(),
                     None => {}
                 }
@@ -92,6 +93,7 @@ impl Monitor {
             Message::Shutdown(reason) => self.witness.shutdown = Some(reason),
             Message::GuestPanicked => self.witness.panicked = true,
             Message::Resumed => self.tell_time(),
+            Message::Resized(result) => self.disk_resized(result),
         }
     }
 
@@ -152,13 +154,14 @@ impl Monitor {
                 let reply = self.unpublish(publish);
                 self.control.reply(token, &reply);
             }
-            Ok(ControlRequest::Pause) => self.reply_commanded(token, Command::Stop),
-            Ok(ControlRequest::Resume) => self.reply_commanded(token, Command::Continue),
+            Ok(ControlRequest::Pause) => self.reply_commanded(token, &Command::Stop),
+            Ok(ControlRequest::Resume) => self.reply_commanded(token, &Command::Continue),
+            Ok(ControlRequest::GrowDisk { disk, bytes }) => self.grow_disk(token, disk, bytes),
             Err(message) => self.control.reply(token, &ControlReply::Error { message }),
         }
     }
 
-    fn reply_commanded(&mut self, token: u64, command: Command) {
+    fn reply_commanded(&mut self, token: u64, command: &Command) {
         let reply = match self.command(command) {
             true => ControlReply::Done,
             false => ControlReply::Error {
@@ -168,16 +171,18 @@ impl Monitor {
         self.control.reply(token, &reply);
     }
 
-    /// Opens a stream to the agent and sends a call, unless one of the same kind is unanswered.
-    pub(crate) fn call_guest(&mut self, own: Own, request: Request) {
+    /// Opens a stream to the agent and sends a call, unless one of the same kind is unanswered. True when it
+    /// was sent.
+    pub(crate) fn call_guest(&mut self, own: Own, request: Request) -> bool {
         if !self.guest.can_call(own) {
-            return;
+            return false;
         }
         if let Some(agent) = &mut self.agent
             && let Some(stream) = agent.open(port::AGENT)
         {
-            self.guest.call(agent.mux(), stream, own, request);
+            return self.guest.call(agent.mux(), stream, own, request);
         }
+        false
     }
 
     fn reply_status(&mut self, token: u64) {
@@ -239,7 +244,7 @@ impl Monitor {
     pub(crate) fn power_down(&mut self) {
         self.power_down_wanted = true;
         if !self.powered_down && matches!(self.stop, Stop::Guest(_)) {
-            self.powered_down = self.command(Command::PowerDown);
+            self.powered_down = self.command(&Command::PowerDown);
         }
     }
 
@@ -247,7 +252,7 @@ impl Monitor {
         match self.stop.step(now) {
             Some(Step::Quit) => {
                 self.witness.killed = true;
-                if !self.command(Command::Quit) {
+                if !self.command(&Command::Quit) {
                     self.kill();
                 }
             }
@@ -271,7 +276,7 @@ impl Monitor {
     }
 
     /// True when it was sent.
-    fn command(&mut self, command: Command) -> bool {
+    pub(crate) fn command(&mut self, command: &Command) -> bool {
         let Some(qmp) = self.qmp.as_mut().filter(|qmp| qmp.is_negotiated()) else {
             return false;
         };

@@ -10,11 +10,13 @@ mod client;
 mod clients;
 mod clock;
 mod console;
+mod console_times;
 mod control;
 mod event_loop;
 mod exec;
 mod exit;
 mod files;
+mod growth;
 mod guest;
 mod idle;
 mod launch;
@@ -24,6 +26,7 @@ mod log;
 mod process;
 mod publish;
 mod qmp;
+mod share;
 mod socket;
 mod statistics;
 mod stop;
@@ -58,7 +61,8 @@ fn main() -> ExitCode {
                 Err(_) => ExitCode::from(EXIT_FAILED),
             }
         }
-        Some(exec::MODE) => exec::run(&arguments[1..]),
+        Some(exec::MODE) => exec::run(&arguments[1..], exec::become_vmm),
+        Some(share::MODE) => exec::run(&arguments[1..], share::become_server),
         _ => usage(),
     }
 }
@@ -76,7 +80,7 @@ fn supervise() -> ExitCode {
         point("monitor.isolate")
             .and_then(|()| process::isolate(&launch.descriptors))
             .map_err(LaunchError::Isolate)?;
-        launch::launch(&launch)
+        launch::launch(launch)
     }) {
         Ok(vm) => vm,
         Err(LaunchError::AlreadyRunning) => {

@@ -4,6 +4,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::RawFd;
+use std::path::PathBuf;
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::{Mode, umask};
@@ -34,7 +35,8 @@ pub(crate) fn isolate(keep: &[RawFd]) -> io::Result<()> {
     Ok(())
 }
 
-fn close_leaked_descriptors(keep: &[RawFd]) -> io::Result<()> {
+/// Closes all descriptors above 2 but those to keep.
+pub(crate) fn close_leaked_descriptors(keep: &[RawFd]) -> io::Result<()> {
     let mut open: Vec<RawFd> = Vec::new();
     for entry in fs::read_dir("/proc/self/fd")? {
         if let Some(fd) = entry?.file_name().to_str().and_then(|n| n.parse().ok()) {
@@ -48,6 +50,17 @@ fn close_leaked_descriptors(keep: &[RawFd]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Goes back to the cgroups above those of the VM's own, and removes these. Where that cannot be done (no
+/// processes may be in the one above, cgroups(7)), they stay until the VM is started again or deleted.
+pub(crate) fn leave(cgroups: &[PathBuf]) {
+    let own = std::process::id().to_string();
+    for cgroup in cgroups {
+        let above = cgroup.parent().unwrap_or(cgroup);
+        let _ = fs::write(above.join("cgroup.procs"), &own);
+        let _ = fs::remove_dir(cgroup);
+    }
 }
 
 /// Closes the VMM's descriptors on our side, once it has them.

@@ -5,13 +5,14 @@ use std::os::unix::net::UnixStream;
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::json;
 
 use crate::buffer::Lines;
 
 const MAX_LINE: usize = 64 * 1024;
 
-/// A command without arguments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A command.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Command {
     Capabilities,
     PowerDown,
@@ -19,17 +20,29 @@ pub(crate) enum Command {
     /// Stops the processors.
     Stop,
     Continue,
+    /// Gives a disk this many bytes; answered by [`Message::Resized`].
+    Resize {
+        node: String,
+        bytes: u64,
+    },
 }
 
+/// The `id` by which its answer is known.
+const RESIZE: &str = "resize";
+
 impl Command {
-    fn line(self) -> &'static str {
-        match self {
-            Command::Capabilities => "{\"execute\":\"qmp_capabilities\"}\n",
-            Command::PowerDown => "{\"execute\":\"system_powerdown\"}\n",
-            Command::Quit => "{\"execute\":\"quit\"}\n",
-            Command::Stop => "{\"execute\":\"stop\"}\n",
-            Command::Continue => "{\"execute\":\"cont\"}\n",
-        }
+    fn line(&self) -> String {
+        let command = match self {
+            Command::Capabilities => json!({"execute": "qmp_capabilities"}),
+            Command::PowerDown => json!({"execute": "system_powerdown"}),
+            Command::Quit => json!({"execute": "quit"}),
+            Command::Stop => json!({"execute": "stop"}),
+            Command::Continue => json!({"execute": "cont"}),
+            Command::Resize { node, bytes } => json!({
+                "execute": "block_resize", "arguments": {"node-name": node, "size": bytes}, "id": RESIZE,
+            }),
+        };
+        format!("{command}\n")
     }
 }
 
@@ -38,8 +51,10 @@ impl Command {
 pub(crate) enum Shutdown {
     /// The guest powered off.
     GuestPowerOff,
-    /// The guest panicked or reset; QEMU runs with `-no-reboot`, and a kernel with `panic=-1`.
+    /// The guest panicked, and told the VMM.
     GuestPanic,
+    /// The guest reset itself; QEMU runs with `-no-reboot`. A kernel with `panic=-1` does so, too.
+    GuestReset,
     /// Somebody on the host: `quit`, a signal.
     Host,
 }
@@ -52,6 +67,8 @@ pub(crate) enum Message {
     Error(String),
     Shutdown(Shutdown),
     GuestPanicked,
+    /// The answer to [`Command::Resize`]; why not, if so.
+    Resized(Result<(), String>),
     /// The processors go on after a pause.
     Resumed,
 }
@@ -110,7 +127,7 @@ impl Qmp {
         }
         for message in &messages {
             let answered = match message {
-                Message::Greeting => self.send(Command::Capabilities),
+                Message::Greeting => self.send(&Command::Capabilities),
                 Message::Return => {
                     self.negotiated = true;
                     Ok(())
@@ -126,7 +143,7 @@ impl Qmp {
 
     /// Sends a command. A handful of short lines in a VM's life never fill a socket buffer, so a
     /// write that would block is an error like any other.
-    pub(crate) fn send(&mut self, command: Command) -> io::Result<()> {
+    pub(crate) fn send(&mut self, command: &Command) -> io::Result<()> {
         self.socket.write_all(command.line().as_bytes())
     }
 }
@@ -139,6 +156,7 @@ fn parse(line: &[u8]) -> Option<Message> {
         #[serde(rename = "return")]
         returned: Option<IgnoredAny>,
         error: Option<Failure>,
+        id: Option<String>,
         event: Option<String>,
         data: Option<Data>,
     }
@@ -158,6 +176,10 @@ fn parse(line: &[u8]) -> Option<Message> {
     if line.greeting.is_some() {
         return Some(Message::Greeting);
     }
+    if line.id.as_deref() == Some(RESIZE) {
+        let failure = line.error.map(|failure| failure.desc);
+        return Some(Message::Resized(failure.map_or(Ok(()), Err)));
+    }
     if line.returned.is_some() {
         return Some(Message::Return);
     }
@@ -171,7 +193,8 @@ fn parse(line: &[u8]) -> Option<Message> {
             let data = line.data.unwrap_or_default();
             Some(Message::Shutdown(match data.reason.as_str() {
                 "guest-shutdown" => Shutdown::GuestPowerOff,
-                "guest-panic" | "guest-reset" => Shutdown::GuestPanic,
+                "guest-panic" => Shutdown::GuestPanic,
+                "guest-reset" => Shutdown::GuestReset,
                 _ if data.guest => Shutdown::GuestPowerOff,
                 _ => Shutdown::Host,
             }))
@@ -193,6 +216,14 @@ mod tests {
             ),
             (r#"{"return": {}}"#, Some(Message::Return)),
             (
+                r#"{"return": {}, "id": "resize"}"#,
+                Some(Message::Resized(Ok(()))),
+            ),
+            (
+                r#"{"id": "resize", "error": {"class": "GenericError", "desc": "too small"}}"#,
+                Some(Message::Resized(Err("too small".into()))),
+            ),
+            (
                 r#"{"error": {"class": "CommandNotFound", "desc": "no such command"}}"#,
                 Some(Message::Error("no such command".into())),
             ),
@@ -202,7 +233,7 @@ mod tests {
             ),
             (
                 r#"{"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-reset"}}"#,
-                Some(Message::Shutdown(Shutdown::GuestPanic)),
+                Some(Message::Shutdown(Shutdown::GuestReset)),
             ),
             (
                 r#"{"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-panic"}}"#,

@@ -11,7 +11,9 @@ use crate::event_loop::Monitor;
 use crate::files::{self, FileError};
 use crate::launch::now_ms;
 use crate::log::chain;
+use crate::process;
 use crate::publish::Ports;
+use crate::share::Servers;
 
 /// For waiters to take their answers.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
@@ -22,6 +24,10 @@ impl Monitor {
         let record = self.witness.record(status, now_ms());
         passed("monitor.teardown");
         let mut errors = Vec::new();
+        // They end with the VMM's connection; a start that comes next must not find one.
+        self.vm.shares = Servers::default();
+        self.vm.let_go();
+        process::leave(&self.vm.launch.cgroups);
         let path = &self.vm.paths.exit_record;
         let written = serde_json::to_vec(&record)
             .map_err(|error| FileError::new("write", path)(error.into()))

@@ -80,6 +80,11 @@ pub enum Request {
         /// The time, nanoseconds since 1970.
         unix_ns: u64,
     },
+    /// Waits until the disk below the root has this size, and grows the file system on it. Answers `{}`.
+    GrowDisk {
+        /// Size of the disk, in bytes.
+        bytes: u64,
+    },
     /// Measures the transport: answers `STARTED`, takes raw bytes until the caller's end, and then sends so
     /// many bytes itself.
     Measure {

@@ -125,8 +125,10 @@ pub enum Root {
 pub mod on_demand {
     /// For [`super::Root::Snapshot`].
     pub const SNAPSHOT: [&str; 4] = ["dm_mod", "dm_bufio", "dm_snapshot", "dm_zero"];
-    /// For shares of the host.
-    pub const SHARE: [&str; 5] = ["netfs", "fscache", "9pnet", "9pnet_virtio", "9p"];
+    /// For [`super::ShareKind::Plan9`].
+    pub const PLAN9: [&str; 5] = ["netfs", "fscache", "9pnet", "9pnet_virtio", "9p"];
+    /// For [`super::ShareKind::Virtiofs`].
+    pub const VIRTIOFS: [&str; 2] = ["fuse", "virtiofs"];
 }
 
 /// A disk of its own with an ext4 file system, which is grown to the disk's end.
@@ -141,11 +143,28 @@ pub struct Volume {
     /// A new volume first gets a copy of what the image has there, or of its /etc/skel.
     #[serde(default)]
     pub seed: bool,
+    /// That is this directory or tar archive of the image instead; empty for none.
+    #[serde(default)]
+    pub seed_from: String,
 }
 
-/// A directory of the host, by 9P over virtio (the kernel's filesystems/9p.rst).
+/// How a directory of the host comes into the guest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ShareKind {
+    /// 9P over virtio (the kernel's filesystems/9p.rst).
+    #[default]
+    Plan9,
+    /// FUSE over virtio (the kernel's filesystems/virtiofs.rst).
+    Virtiofs,
+}
+
+/// A directory of the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Share {
+    /// How it comes here.
+    #[serde(default)]
+    pub kind: ShareKind,
     /// The device's mount tag, at most 31 bytes.
     pub tag: String,
     /// Absolute path; made when it is missing.

@@ -18,6 +18,8 @@ pub mod file {
     pub const ALIVE_LOCK: &str = "alive.lock";
     /// VM directory: the guest's serial console.
     pub const CONSOLE_LOG: &str = "console.log";
+    /// VM directory: when the bytes of the console came, as [`super::console_time`] reads it.
+    pub const CONSOLE_TIMES: &str = "console.times";
     /// VM directory: what the VMM printed on its standard error.
     pub const VMM_LOG: &str = "vmm.log";
     /// VM directory: JSON [`super::Handles`].
@@ -37,6 +39,86 @@ pub mod placeholder {
     pub const QMP: &str = "{qmp}";
     /// Stream socket with the guest's serial console.
     pub const CONSOLE: &str = "{console}";
+    /// What the one for a share's server begins with.
+    pub const SHARE: &str = "{share-";
+    /// In the arguments of a share's server: the listening socket.
+    pub const SOCKET: &str = "{socket}";
+    /// In the arguments of a share's server: where it finds the directory.
+    pub const DIRECTORY: &str = "{directory}";
+
+    /// Stream socket to the server of a share, by its place in [`super::Launch::shares`].
+    pub fn share(index: usize) -> String {
+        format!("{SHARE}{index}}}")
+    }
+}
+
+/// A process that serves a directory of the host to the VMM by vhost-user. The monitor starts it in
+/// namespaces of its own, where the directory is mounted as it may be used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShareServer {
+    /// The directory; no part of its path may be a link.
+    pub source: PathBuf,
+    /// The mount refuses writes, whatever the server does.
+    pub read_only: bool,
+    /// Absolute path of the server.
+    pub program: PathBuf,
+    /// Its arguments, with [`placeholder::SOCKET`] and [`placeholder::DIRECTORY`].
+    pub arguments: Vec<String>,
+}
+
+/// The form of [`file::CONSOLE_TIMES`]: pairs of little-endian `u64`, milliseconds since 1970 and the number of
+/// bytes that the console had said before. Where the time is 0, the log has been cut, and now begins there.
+pub mod console_time {
+    /// Bytes of a pair.
+    pub const LENGTH: usize = 16;
+
+    /// Since then the log goes on there, or it begins there when the time is 0.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct Mark {
+        /// Milliseconds since 1970.
+        pub time_ms: u64,
+        /// In bytes, since the VM's start.
+        pub position: u64,
+    }
+
+    impl Mark {
+        /// As it is in the file.
+        pub fn to_bytes(self) -> [u8; LENGTH] {
+            let mut bytes = [0; LENGTH];
+            bytes[..8].copy_from_slice(&self.time_ms.to_le_bytes());
+            bytes[8..].copy_from_slice(&self.position.to_le_bytes());
+            bytes
+        }
+    }
+
+    /// Where the log begins, and the marks; half a pair at the end is left out.
+    pub fn parse(bytes: &[u8]) -> (u64, Vec<Mark>) {
+        let number = |bytes: &[u8]| {
+            let bytes = bytes.try_into();
+            bytes.map_or(0, u64::from_le_bytes)
+        };
+        let marks = bytes.chunks_exact(LENGTH).map(|pair| Mark {
+            time_ms: number(&pair[..8]),
+            position: number(&pair[8..]),
+        });
+        let (cuts, marks): (Vec<Mark>, Vec<Mark>) = marks.partition(|mark| mark.time_ms == 0);
+        (cuts.last().map_or(0, |cut| cut.position), marks)
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn marks_are_read_as_they_were_written() {
+            let mark = |time_ms, position| Mark { time_ms, position };
+            let all = [mark(5, 0), mark(0, 100), mark(7, 150), mark(0, 200)];
+            let mut bytes: Vec<u8> = all.iter().flat_map(|mark| mark.to_bytes()).collect();
+            bytes.push(1);
+            assert_eq!(parse(&bytes), (200, vec![all[0], all[2]]));
+            assert_eq!(parse(&[]), (0, Vec::new()));
+        }
+    }
 }
 
 /// What to run and where to keep its state.
@@ -72,6 +154,30 @@ pub struct Launch {
     /// Inherited descriptors that are the VMM's, by number; the monitor keeps no copy of them.
     #[serde(default)]
     pub descriptors: Vec<i32>,
+    /// Directories of the host that the VMM does not serve itself.
+    #[serde(default)]
+    pub shares: Vec<ShareServer>,
+    /// A guest that was ready and reboots is started again; else its reboot is the VM's end.
+    #[serde(default)]
+    pub reboot: bool,
+    /// Cgroups of the VM's own, which the monitor is in; it leaves and removes them in the end.
+    #[serde(default)]
+    pub cgroups: Vec<PathBuf>,
+    /// What must differ between two boots.
+    #[serde(default)]
+    pub seed: Option<Seed>,
+}
+
+/// Where a boot's configuration has the random bytes for the guest, in hexadecimal; fresh ones are written
+/// there before the guest boots again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seed {
+    /// The initramfs.
+    pub file: PathBuf,
+    /// In bytes from its beginning.
+    pub offset: u64,
+    /// In bytes.
+    pub length: usize,
 }
 
 /// A TCP port of the host that leads to one of the guest.
@@ -169,6 +275,13 @@ pub enum ControlRequest {
     Pause,
     /// Lets them go on, and tells the guest what time it is.
     Resume,
+    /// Makes a disk larger, and the guest's file system on it; answers [`ControlReply::Done`] when both are.
+    GrowDisk {
+        /// The VMM's name for it.
+        disk: String,
+        /// Its size, in bytes.
+        bytes: u64,
+    },
 }
 
 /// Answers on the control socket.
@@ -249,8 +362,10 @@ pub enum ExitReason {
     Stopped,
     /// A stop was asked for, and the guest had to be killed.
     Killed,
-    /// The guest's kernel panicked or reset.
+    /// The guest's kernel panicked.
     GuestPanic,
+    /// The guest reset itself, and was not started again.
+    GuestReboot,
     /// The VMM ended with an error.
     VmmFailed,
 }
@@ -263,6 +378,7 @@ impl ExitReason {
             ExitReason::Stopped => "stopped",
             ExitReason::Killed => "killed",
             ExitReason::GuestPanic => "guest-panic",
+            ExitReason::GuestReboot => "guest-reboot",
             ExitReason::VmmFailed => "vmm-failed",
         }
     }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 
-use banger_wire::config::{GuestConfig, MODULES_PATH, Root, on_demand};
+use banger_wire::config::{GuestConfig, MODULES_PATH, Root, ShareKind, on_demand};
 use nix::errno::Errno;
 use nix::kmod::{ModuleInitFlags, finit_module};
 
@@ -34,8 +34,14 @@ pub(super) fn load(config: &GuestConfig) -> Result<(), BootError> {
 fn wanted(path: &str, config: &GuestConfig) -> bool {
     let name = name(path);
     let snapshot = matches!(config.root, Root::Snapshot { .. });
-    !(on_demand::SNAPSHOT.contains(&&*name) && !snapshot
-        || on_demand::SHARE.contains(&&*name) && config.shares.is_empty())
+    let shared = |kind| config.shares.iter().any(|share| share.kind == kind);
+    let on_demand: [(&[&str], bool); 3] = [
+        (&on_demand::SNAPSHOT, snapshot),
+        (&on_demand::PLAN9, shared(ShareKind::Plan9)),
+        (&on_demand::VIRTIOFS, shared(ShareKind::Virtiofs)),
+    ];
+    let allows = |(names, demanded): &(&[&str], bool)| *demanded || !names.contains(&&*name);
+    on_demand.iter().all(allows)
 }
 
 /// `dm_mod` of `/banger/modules/007-dm-mod.ko.xz`: a number for the order, dashes as the file has them.

@@ -96,7 +96,8 @@ pub(super) fn enter(config: &GuestConfig) -> Result<Hidden, BootError> {
 }
 
 fn grow_root(device: &Path, root: &str) -> Result<(), BootError> {
-    grow(device, Path::new(root))
+    File::open(root)
+        .and_then(|root| grow(device, &root))
         .map(drop)
         .context(|| format!("growing the file system of {}", device.display()))
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use banger_wire::config::Share;
+use banger_wire::config::{Share, ShareKind};
 use nix::mount::{MsFlags, mount};
 
 use super::{BootError, While};
@@ -18,18 +18,19 @@ pub(super) fn mount_all(shares: &[Share]) -> Result<(), BootError> {
     shares.iter().try_for_each(|share| {
         let mut flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
         flags.set(MsFlags::MS_RDONLY, share.read_only);
-        let options = format!("trans=virtio,version=9p2000.L,msize={MESSAGE}");
+        let (filesystem, options) = match share.kind {
+            ShareKind::Plan9 => (
+                "9p",
+                Some(format!("trans=virtio,version=9p2000.L,msize={MESSAGE}")),
+            ),
+            ShareKind::Virtiofs => ("virtiofs", None),
+        };
         let (tag, path) = (share.tag.as_str(), share.path.as_str());
         fs::create_dir_all(path)
             .and_then(|()| {
-                Ok(mount(
-                    Some(tag),
-                    path,
-                    Some("9p"),
-                    flags,
-                    Some(options.as_str()),
-                )?)
+                let kind = Some(filesystem);
+                Ok(mount(Some(tag), path, kind, flags, options.as_deref())?)
             })
-            .context(|| format!("mounting the host's directory on {path}"))
+            .context(|| format!("mounting the host's directory on {path} as {filesystem}"))
     })
 }

@@ -8,7 +8,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use banger_wire::monitor::{ControlReply, ControlRequest, ExitReason, LaunchReply, Phase, file};
+use banger_wire::monitor::{
+    ControlReply, ControlRequest, ExitReason, LaunchReply, Phase, Seed, file,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -80,17 +82,59 @@ fn a_guest_that_powers_off_by_itself() {
 }
 
 #[test]
-fn a_guest_that_panics() {
-    for command in ["reset", "panicked"] {
+fn a_guest_that_panics_or_resets() {
+    for (command, reason) in [
+        ("reset", ExitReason::GuestReboot),
+        ("panicked", ExitReason::GuestPanic),
+    ] {
         let mut rig = Rig::ready("ready");
         rig.command(command);
         rig.wait();
-        assert_eq!(
-            rig.exit_record().reason,
-            ExitReason::GuestPanic,
-            "{command}"
-        );
+        assert_eq!(rig.exit_record().reason, reason, "{command}");
     }
+}
+
+#[test]
+fn a_guest_that_reboots_has_another_vmm_under_the_same_lock() {
+    let mut rig = Rig::fake("ready");
+    let initrd = rig.path("initrd");
+    fs::write(&initrd, "before 0000000000000000 after").unwrap();
+    rig.launch.reboot = true;
+    rig.launch.seed = Some(Seed {
+        file: initrd.clone(),
+        offset: 7,
+        length: 16,
+    });
+    let mut rig = rig.start();
+    assert!(matches!(
+        rig.control(&ControlRequest::WaitReady),
+        ControlReply::Ready { .. }
+    ));
+    let first = rig.handles().vmm_pid;
+    let mut waiter = rig.open_control();
+    waiter.send(&ControlRequest::WaitExit);
+    rig.command("reset");
+    let second = rig.wait_for_another_vmm(first);
+    assert_ne!(first, second);
+    assert!(rig.is_locked());
+    assert!(!rig.path(file::EXIT_RECORD).exists());
+    let seed = fs::read_to_string(&initrd).unwrap();
+    assert!(
+        seed.starts_with("before ")
+            && seed.ends_with(" after")
+            && !seed.contains("0000000000000000"),
+        "{seed}"
+    );
+    assert!(matches!(
+        rig.control(&ControlRequest::WaitReady),
+        ControlReply::Ready { .. }
+    ));
+    // Who waits for the end waits on; the end that is asked for is one.
+    let record = rig.exited(&stop(5000));
+    assert_eq!(record.reason, ExitReason::Stopped);
+    assert!(matches!(waiter.reply(), ControlReply::Exited(_)));
+    rig.wait();
+    rig.assert_cleared();
 }
 
 #[test]

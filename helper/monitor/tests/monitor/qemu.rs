@@ -112,7 +112,7 @@ fn a_guest_that_ends_by_itself() {
     let panic: &[u8] = &[0xba, 0x05, 0x05, 0xb0, 0x01, 0xee, 0xf4];
     for (code, reason) in [
         (power_off, ExitReason::GuestPowerOff),
-        (reset, ExitReason::GuestPanic),
+        (reset, ExitReason::GuestReboot),
         (panic, ExitReason::GuestPanic),
     ] {
         let mut sector = hello.to_vec();

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use banger_wire::monitor::{
     ControlReply, ControlRequest, ExitRecord, Handles, Launch, LaunchReply, file,
@@ -67,6 +67,10 @@ impl Rig {
             publish: Vec::new(),
             statistics_s: None,
             descriptors: Vec::new(),
+            shares: Vec::new(),
+            reboot: false,
+            cgroups: Vec::new(),
+            seed: None,
         };
         Rig {
             temporary,
@@ -164,6 +168,17 @@ impl Rig {
         within_limit(move || waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT))
             .unwrap();
         self.monitor.take().unwrap().wait().unwrap()
+    }
+
+    /// Waits until the monitor has another VMM than `first`.
+    pub(crate) fn wait_for_another_vmm(&self, first: u32) -> u32 {
+        let begun = Instant::now();
+        while self.handles().vmm_pid == first {
+            assert!(begun.elapsed() < LIMIT, "it takes too long");
+            // Each question waits for the monitor's next turn.
+            self.control(&ControlRequest::Status);
+        }
+        self.handles().vmm_pid
     }
 
     /// Everything that says that the VM runs is gone.
