@@ -18,7 +18,7 @@ use lib_cli::Global;
 
 pub(crate) use copy::CopyArgs;
 pub(crate) use create::{CreateArgs, WorkerArgs};
-pub(crate) use machine::{MachineArgs, Pull};
+pub(crate) use machine::{MachineArgs, ProxyChoice, Pull};
 pub(crate) use operation::{OpArgs, OpVerb, OperationsArgs};
 pub(crate) use port::{PortsArgs, PublishArgs};
 pub(crate) use process::{ExecArgs, ProcessArgs, RunArgs};
@@ -96,7 +96,7 @@ pub(crate) enum Command {
     /// Remove VMs and their disks
     #[command(visible_alias = "rm")]
     Delete(DeleteArgs),
-    /// Change what a VM is made of, from its next start on
+    /// Change what a VM is made of
     Set(SetArgs),
     /// Remove what `run` left when it was killed
     Prune,

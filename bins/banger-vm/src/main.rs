@@ -2,6 +2,7 @@
 
 mod cli;
 mod commands;
+mod console_lines;
 mod described;
 mod follow;
 mod guest;

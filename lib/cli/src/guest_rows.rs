@@ -132,7 +132,7 @@ pub(crate) fn live_line<'a>(cells: impl Iterator<Item = &'a str>) -> String {
 }
 
 /// `2026-11-20 17:05:09Z` (the civil calendar, days from 1970-01-01).
-fn utc(time_ms: u64) -> String {
+pub fn utc(time_ms: u64) -> String {
     let seconds = time_ms / 1000;
     let (days, time) = (seconds / 86_400, seconds % 86_400);
     let mut year = 1970;

@@ -22,6 +22,7 @@ mod tidy;
 pub use args::{Choice, Format, Global};
 pub use complete::{candidates, images, kernels, operations, vm_paths, vms};
 pub use failure::Failure;
+pub use guest_rows::utc;
 pub use output::Output;
 pub use progress::Bars;
 pub use records::{StdinRecords, stdin_is_data};

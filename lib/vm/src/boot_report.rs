@@ -75,7 +75,8 @@ fn cause(
         Some((ExitReason::VmmFailed, _, Some(signal))) => {
             format!("the VMM was killed by signal {signal}{last_words}")
         }
-        Some((ExitReason::GuestPanic, ..)) => "the guest reset itself".into(),
+        Some((ExitReason::GuestPanic, ..)) => "the guest's kernel panicked".into(),
+        Some((ExitReason::GuestReboot, ..)) => "the guest reset itself".into(),
         Some((ExitReason::GuestPowerOff, ..)) => "the guest powered off before it was ready".into(),
         Some((ExitReason::Killed | ExitReason::Stopped, ..)) => {
             "it was stopped while it booted".into()

@@ -1,15 +1,25 @@
-//! Changing what a VM was made with. What runs is not touched: it takes effect at the next start.
+//! Changing what a VM was made with. It is recorded first; a running VM's disk then grows at once, where its
+//! kind can, and all else takes effect at the next start.
 
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
-use banger_wire::monitor::ControlRequest;
-use lib_model::{ByteSize, VmName};
-use lib_store::{Store, VmGuard, VmRow};
+use banger_wire::monitor::{ControlReply, ControlRequest};
+use lib_model::{ByteSize, ImageRecord, KernelRecord, VmName};
+use lib_store::{Context, Store, VmGuard, VmRow};
 
-use crate::{Accel, Control, CreateRequest, Interrupt, Life, Network, VmError, bridge, life};
+use crate::error::io_error;
+use crate::guest_config::serial;
+use crate::{
+    Accel, Control, CreateRequest, DiskKind, Interrupt, Life, Network, VmError, bridge, disk, init,
+    life,
+};
+
+/// For the guest to write its new groups, emulated, on a busy machine.
+const GROWTH: Duration = Duration::from_secs(120);
 
 /// What to change; nothing is kept as it is.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Change {
     /// Another name.
     pub name: Option<VmName>,
@@ -25,6 +35,16 @@ pub struct Change {
     pub accel: Option<Accel>,
     /// Stopped by its monitor after so long without use; zero is never.
     pub idle_stop: Option<Duration>,
+    /// Another image, under a new root; work disk, volumes and shares stay.
+    pub image: Option<ImageRecord>,
+    /// What was written to the root may go with the old image.
+    pub discard_root: bool,
+    /// Another kernel.
+    pub kernel: Option<KernelRecord>,
+    /// Processor time at most, in hundredths of one processor; zero is no limit.
+    pub cpu_limit: Option<u32>,
+    /// Memory of the host at most; zero is no limit.
+    pub memory_limit: Option<ByteSize>,
 }
 
 /// What a change comes to.
@@ -34,8 +54,12 @@ pub struct Changed {
     pub vm: VmRow,
     /// Names of the fields that differ.
     pub fields: Vec<&'static str>,
-    /// The VM runs, and some of them wait for its next start.
-    pub needs_restart: bool,
+    /// Those of them that are in effect although the VM runs; without a doing, that would be.
+    pub live: Vec<&'static str>,
+    /// Those that wait for its next start.
+    pub waiting: Vec<&'static str>,
+    /// Why one waits that need not have.
+    pub trouble: Option<String>,
 }
 
 /// Records the change, unless it is only asked what it would come to.
@@ -50,8 +74,19 @@ pub fn set(
     dry_run: bool,
 ) -> Result<Changed, VmError> {
     let mut changed = plan(vm, change)?;
-    let needs_restart = changed.fields.iter().any(|field| *field != "name")
-        && life(store.context(), vm) != Life::Dead;
+    let new_root = changed.vm.spec.generation != vm.spec.generation;
+    if new_root {
+        check_image(store, vm, &mut changed.vm, change)?;
+    }
+    if life(store.context(), vm) != Life::Dead {
+        let kind: DiskKind = vm.spec.disk_kind.parse().unwrap_or_default();
+        let live = |field: &&str| match *field {
+            "name" => true,
+            "disk" => kind.grows_live(),
+            _ => false,
+        };
+        (changed.live, changed.waiting) = changed.fields.iter().partition(|field| live(field));
+    }
     if !dry_run && !changed.fields.is_empty() {
         let (id, spec) = (&vm.id, &mut changed.vm.spec);
         if spec.network == Network::Bridge.as_str() {
@@ -61,14 +96,63 @@ pub fn set(
             bridge::release(store.context(), id);
             spec.address = None;
         }
+        if new_root {
+            make_root(store.context(), &changed.vm)?;
+        }
         let create = guard.create()?;
-        store.update_vm(&create, &vm.id, &changed.vm.name, &changed.vm.spec)?;
+        store.update_vm(&create, &changed.vm)?;
+        drop(create);
+        if new_root {
+            let context = store.context();
+            let directory = context.vm(&vm.id);
+            disk::remove_others(context, &changed.vm).map_err(io_error("clear", directory))?;
+        }
         let fields = changed.fields.join(", ");
         store.happened(&vm.id, &changed.vm.name, "changed", Some(&fields));
+        if changed.live.contains(&"disk")
+            && let Err(error) = grow(store.context(), &changed.vm)
+        {
+            changed.live.retain(|field| *field != "disk");
+            changed.waiting.push("disk");
+            changed.trouble = Some(error);
+        }
     }
-    Ok(Changed {
-        needs_restart,
-        ..changed
+    Ok(changed)
+}
+
+/// Refuses an image that cannot take the place of the VM's own, or not yet; takes over its command.
+fn check_image(store: &Store, vm: &VmRow, new: &mut VmRow, change: &Change) -> Result<(), VmError> {
+    let Some(image) = &change.image else {
+        return Ok(());
+    };
+    if life(store.context(), vm) != Life::Dead {
+        return Err(VmError::ImageWhileRunning {
+            vm: vm.name.to_string(),
+        });
+    }
+    let architecture = match &change.kernel {
+        Some(kernel) => kernel.architecture.clone(),
+        None => store.kernel(vm.kernel.as_str())?.architecture,
+    };
+    if image.architecture != architecture {
+        return Err(VmError::Architecture {
+            image: new.spec.image_name.clone(),
+            architecture: image.architecture.clone(),
+            host: architecture,
+        });
+    }
+    let kind: DiskKind = new.spec.disk_kind.parse().unwrap_or_default();
+    kind.check(image, new.spec.disk)?;
+    let old = store.image(vm.image.as_str())?;
+    init::follow_image(&mut new.spec, &old.config, &image.config);
+    if change.discard_root {
+        return Ok(());
+    }
+    let used = std::fs::metadata(DiskKind::path(store.context(), vm));
+    Err(VmError::DiscardsRoot {
+        vm: vm.name.to_string(),
+        image: new.spec.image_name.clone(),
+        used: ByteSize(used.map_or(0, |disk| disk.blocks() * 512)),
     })
 }
 
@@ -97,9 +181,43 @@ pub fn keep(
     }
     kept.spec.ephemeral = false;
     let create = guard.create()?;
-    store.update_vm(&create, &kept.id, &kept.name, &kept.spec)?;
+    store.update_vm(&create, &kept)?;
     store.happened(&kept.id, &kept.name, "changed", Some("kept"));
     Ok(kept)
+}
+
+/// The disk of the new root. Until the row says so, it is nobody's.
+fn make_root(context: &Context, vm: &VmRow) -> Result<(), VmError> {
+    let path = DiskKind::path(context, vm);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(io_error("remove", path)(error));
+        }
+        _ => {}
+    }
+    let kind: DiskKind = vm.spec.disk_kind.parse().unwrap_or_default();
+    let made = kind.make(&path, vm.spec.disk, &context.image_disk(&vm.image));
+    if made.is_err() {
+        // Why it failed matters more.
+        let _ = std::fs::remove_file(&path);
+    }
+    made
+}
+
+/// Grows the disk of a running VM and what is on it; what fails is done at its next start.
+fn grow(context: &Context, vm: &VmRow) -> Result<(), String> {
+    let request = ControlRequest::GrowDisk {
+        disk: serial::DATA.to_owned(),
+        bytes: vm.spec.disk.0,
+    };
+    let mut control = Control::connect(context, vm).map_err(|error| error.to_string())?;
+    match control.ask(&request, Some(GROWTH), &Interrupt::never()) {
+        Ok(Some(ControlReply::Done)) => Ok(()),
+        Ok(Some(ControlReply::Error { message })) => Err(message),
+        Ok(Some(_)) => Err("the monitor gives an answer that does not fit the question".to_owned()),
+        Ok(None) => Err(format!("no answer after {} s", GROWTH.as_secs())),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 fn plan(vm: &VmRow, change: &Change) -> Result<Changed, VmError> {
@@ -147,11 +265,36 @@ fn plan(vm: &VmRow, change: &Change) -> Result<Changed, VmError> {
         differ("idle-stop", seconds != spec.idle_stop_s);
         spec.idle_stop_s = seconds;
     }
+    if let Some(limit) = change.cpu_limit {
+        let limit = Some(limit).filter(|limit| *limit > 0);
+        differ("cpu-limit", limit != spec.cpu_limit);
+        spec.cpu_limit = limit;
+    }
+    if let Some(limit) = change.memory_limit {
+        let limit = Some(limit).filter(|limit| limit.0 > 0);
+        differ("memory-limit", limit != spec.memory_limit);
+        spec.memory_limit = limit;
+    }
+    if let Some(image) = change.image.as_ref().filter(|image| image.id != vm.image) {
+        differ("image", true);
+        spec.generation += 1;
+        spec.image_name = image
+            .names
+            .first()
+            .map_or_else(|| image.id.to_string(), Clone::clone);
+        new.image = image.id.clone();
+    }
+    if let Some(kernel) = &change.kernel {
+        differ("kernel", kernel.id != vm.kernel);
+        new.kernel = kernel.id.clone();
+    }
     CreateRequest::of(&new).check()?;
     Ok(Changed {
         vm: new,
         fields,
-        needs_restart: false,
+        live: Vec::new(),
+        waiting: Vec::new(),
+        trouble: None,
     })
 }
 
@@ -187,6 +330,10 @@ mod tests {
                 work_disk: None,
                 volumes: Vec::new(),
                 shares: Vec::new(),
+                generation: 0,
+                cpu_limit: None,
+                memory_limit: None,
+                unknown: serde_json::Map::new(),
             },
             created_ms: 1,
         }

@@ -1,7 +1,6 @@
 //! Making a VM: the intent first, then its directory and data disk. Nothing is booted here.
 
 use std::collections::HashSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -11,6 +10,8 @@ use lib_model::{ByteSize, ImageRecord, KernelRecord, Publish, VmId, VmName};
 use lib_store::{FileLock, Locks, NewVm, Staged, Store, VmRow, VmSpec, VolumeUse};
 
 use crate::error::io_error;
+use crate::limits::Limits;
+use crate::preflight::Meminfo;
 use crate::{
     Accel, DiskKind, Processes, ShareRequest, VmError, VolumeRequest, bridge, disk, driver, names,
     publish, share, volume,
@@ -101,6 +102,10 @@ pub struct CreateRequest {
     pub idle_stop: Option<Duration>,
     /// Ports of the host that lead to the guest.
     pub publish: Vec<Publish>,
+    /// Processor time at most, in hundredths of one processor.
+    pub cpu_limit: Option<u32>,
+    /// Memory of the host at most, the VMM's own included.
+    pub memory_limit: Option<ByteSize>,
     /// Random when missing.
     pub id: Option<VmId>,
 }
@@ -129,6 +134,8 @@ impl CreateRequest {
             ephemeral: vm.spec.ephemeral,
             idle_stop: vm.spec.idle_stop_s.map(Duration::from_secs),
             publish: vm.spec.publish.clone(),
+            cpu_limit: vm.spec.cpu_limit,
+            memory_limit: vm.spec.memory_limit,
             id: None,
         }
     }
@@ -180,7 +187,7 @@ impl CreateRequest {
                 "at most 16",
             );
         }
-        if let Some(total) = memory_total()
+        if let Some(total) = Meminfo::read().get("MemTotal")
             && self.memory.0 > total
         {
             return Err(VmError::NotEnough {
@@ -189,7 +196,11 @@ impl CreateRequest {
                 available: ByteSize(total).to_string(),
             });
         }
-        Ok(())
+        let limits = Limits {
+            cpu: self.cpu_limit,
+            memory: self.memory_limit,
+        };
+        limits.check(self.memory)
     }
 }
 
@@ -281,6 +292,10 @@ pub fn create(
             work_disk: request.work_disk,
             volumes: volume_uses(&request.volumes),
             shares,
+            generation: 0,
+            cpu_limit: request.cpu_limit,
+            memory_limit: request.memory_limit,
+            unknown: serde_json::Map::new(),
         },
     };
     let id = new.id.clone();
@@ -349,7 +364,7 @@ fn make_files(
     image: &Path,
 ) -> Result<Option<FileLock>, VmError> {
     let kind = request.disk_kind;
-    kind.make(&directory.join(kind.file()), request.disk, image)?;
+    kind.make(&directory.join(kind.file(0)), request.disk, image)?;
     if let Some(size) = request.work_disk {
         let path = directory.join(WORK_DISK);
         let disk = point("vm.work-disk.create")
@@ -363,12 +378,4 @@ fn make_files(
     }
     let path = directory.join(OWNER_LOCK);
     FileLock::try_take(&path).map_err(io_error("lock", &path))
-}
-
-fn memory_total() -> Option<u64> {
-    let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
 }

@@ -11,6 +11,7 @@ use std::str::FromStr;
 use banger_failpoint::point;
 use banger_wire::config::{Disk, Root};
 use lib_model::{ByteSize, ImageRecord};
+use lib_store::{Context, VmRow};
 use nix::errno::Errno;
 use nix::fcntl::copy_file_range;
 use nix::unistd::{Whence, lseek};
@@ -44,12 +45,22 @@ impl DiskKind {
         }
     }
 
-    /// The disk's file in the VM's directory.
-    pub(crate) fn file(self) -> &'static str {
-        match self {
-            DiskKind::Qcow2 => "data.qcow2",
-            _ => "data.img",
+    /// The disk's file in the VM's directory, the `generation`th that there was.
+    pub(crate) fn file(self, generation: u32) -> String {
+        let suffix = match self {
+            DiskKind::Qcow2 => "qcow2",
+            _ => "img",
+        };
+        match generation {
+            0 => format!("data.{suffix}"),
+            generation => format!("data-{generation}.{suffix}"),
         }
+    }
+
+    /// Of a VM.
+    pub(crate) fn path(context: &Context, vm: &VmRow) -> PathBuf {
+        let kind: DiskKind = vm.spec.disk_kind.parse().unwrap_or_default();
+        context.vm(&vm.id).join(kind.file(vm.spec.generation))
     }
 
     /// Refuses an image that the kind cannot lie over, or a disk that is smaller than it.
@@ -127,6 +138,11 @@ impl DiskKind {
             .map_err(&failed)
     }
 
+    /// Whether the disk grows while the VM runs. A snapshot is a device of the guest's own making.
+    pub(crate) fn grows_live(self) -> bool {
+        self != DiskKind::Snapshot
+    }
+
     /// What the VMM has to attach: the image where it is read, and the disk.
     pub(crate) fn plans(self, image: PathBuf, disk: PathBuf) -> Vec<DiskPlan> {
         let plan = |path, serial, read_only, format| DiskPlan {
@@ -187,6 +203,26 @@ impl FromStr for DiskKind {
         .find(|kind| kind.as_str() == text)
         .ok_or_else(|| format!("`{text}` is none of overlay, snapshot, copy, qcow2"))
     }
+}
+
+/// Removes disks of a VM that are not its own any more, or not yet: a change of the image that was cut short
+/// leaves one. Nobody uses them, as the caller holds the VM's lock and the VM does not run.
+///
+/// # Errors
+/// Those of the file system.
+pub(crate) fn remove_others(context: &Context, vm: &VmRow) -> io::Result<()> {
+    let own = DiskKind::path(context, vm);
+    for entry in std::fs::read_dir(context.vm(&vm.id))? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        let disk = name.is_some_and(|name| {
+            name.starts_with("data") && (name.ends_with(".img") || name.ends_with(".qcow2"))
+        });
+        if disk && path != own {
+            point("vm.disk.remove").and_then(|()| std::fs::remove_file(&path))?;
+        }
+    }
+    Ok(())
 }
 
 /// A new file that only its owner may read.
@@ -282,7 +318,7 @@ mod tests {
             let kind: DiskKind = name.parse().unwrap();
             assert_eq!(kind.as_str(), name);
             let place = tempfile::tempdir().unwrap();
-            let (image, path) = (place.path().join("image"), place.path().join(kind.file()));
+            let (image, path) = (place.path().join("image"), place.path().join(kind.file(0)));
             std::fs::write(&image, vec![1; 1 << 20]).unwrap();
             kind.make(&path, ByteSize(32 << 20), &image).unwrap();
             let before = std::fs::metadata(&path).unwrap().len();

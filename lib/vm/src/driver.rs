@@ -3,6 +3,7 @@
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
+use banger_wire::config::ShareKind;
 use lib_model::ByteSize;
 
 use crate::qemu::Qemu;
@@ -13,7 +14,7 @@ use crate::{Acceleration, VmError};
 pub struct DiskPlan {
     /// The file on the host.
     pub path: PathBuf,
-    /// At most 20 bytes.
+    /// At most 20 bytes; also the VMM's name for the disk.
     pub serial: String,
     /// The guest cannot write to it.
     pub read_only: bool,
@@ -38,10 +39,14 @@ pub enum Format {
 pub struct SharePlan {
     /// On the host.
     pub source: PathBuf,
+    /// Where the guest has it.
+    pub path: String,
     /// At most 31 bytes.
     pub tag: String,
     /// Writes are refused on the host's side.
     pub read_only: bool,
+    /// 9P is served by the VMM, virtiofs by a process that the monitor starts.
+    pub kind: ShareKind,
 }
 
 /// Everything a VMM has to know to run a VM.

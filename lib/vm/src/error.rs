@@ -108,6 +108,41 @@ pub enum VmError {
         /// Why.
         reason: String,
     },
+    /// The guest could not mount a directory of the host.
+    #[error(
+        "the kernel {kernel} has neither 9p nor virtiofs, so a guest of it sees no directory of the host"
+    )]
+    ShareKernel {
+        /// Its name.
+        kernel: String,
+    },
+    /// The kernel has virtiofs only, and nobody would serve it.
+    #[error("virtiofsd is not installed, and the kernel has no 9p, which would not need it")]
+    NoVirtiofsd,
+    /// Nobody here keeps a VM's limits.
+    #[error("limits cannot be kept here: {reason}")]
+    NoLimits {
+        /// Why.
+        reason: String,
+    },
+    /// The root of a running VM is in use.
+    #[error("the image of {vm} can only be changed while it is stopped")]
+    ImageWhileRunning {
+        /// The VM's name.
+        vm: String,
+    },
+    /// What was written over one image means nothing over another.
+    #[error(
+        "with the image {image}, {vm} loses what was written to its root ({used} on this machine)"
+    )]
+    DiscardsRoot {
+        /// The VM's name.
+        vm: String,
+        /// Of the new image.
+        image: String,
+        /// By the disk of the root.
+        used: lib_model::ByteSize,
+    },
     /// No volume has this name.
     #[error("there is no volume {volume}")]
     NoVolume {
@@ -219,9 +254,10 @@ impl Diagnose for VmError {
             VmError::Ssh(error) => error.exit(),
             VmError::Config(error) => error.exit(),
             VmError::OutOfRange { .. } | VmError::Share { .. } => Exit::Usage,
-            VmError::Running { .. } | VmError::PortInUse { .. } | VmError::VolumeInUse { .. } => {
-                Exit::Busy
-            }
+            VmError::Running { .. }
+            | VmError::ImageWhileRunning { .. }
+            | VmError::PortInUse { .. }
+            | VmError::VolumeInUse { .. } => Exit::Busy,
             VmError::NoVolume { .. } => Exit::NotFound,
             VmError::Preflight { problems } => {
                 problems.first().map_or(Exit::Failed, Diagnose::exit)
@@ -250,6 +286,24 @@ impl Diagnose for VmError {
             VmError::DiskKind { .. } => {
                 Some("use --disk-kind overlay, or pull the image with --format ext4".into())
             }
+            VmError::NoLimits { .. } => Some(
+                "leave --cpu-limit and --memory-limit out, or run where systemd or a delegated cgroup is".into(),
+            ),
+            VmError::ImageWhileRunning { vm } => Some(format!("banger-vm stop {vm}")),
+            VmError::DiscardsRoot { vm, .. } => Some(format!(
+                "add --discard-root; its work disk and volumes stay. To keep files of the root: \
+                 banger-vm cp {vm}:PATH ."
+            )),
+            VmError::ShareKernel { .. } => Some(
+                "import one that has (on Debian those of linux-image-cloud-amd64 and linux-image-amd64; one \
+                 that an older banger imported, again): banger-image kernel import linux-image-….deb"
+                    .into(),
+            ),
+            VmError::NoVirtiofsd => Some(
+                "sudo apt-get install virtiofsd   (on Debian 12: qemu-system-common; or import a kernel with 9p, \
+                 as linux-image-amd64 is)"
+                    .into(),
+            ),
             VmError::NoVolume { volume } => Some(format!("banger-vm volume create {volume}")),
             VmError::VolumeInUse { vm, .. } => Some(format!(
                 "banger-vm stop {vm}   (or, to remove it: banger-vm delete {vm})"
@@ -258,7 +312,9 @@ impl Diagnose for VmError {
                 Some("set BANGER_LIBEXEC_DIR, or build it: cargo xtask build".into())
             }
             VmError::NoKvm { .. } => Some("leave --accel out to use emulation".into()),
-            VmError::NotEnough { what: "memory", .. } => Some("choose less with --memory".into()),
+            VmError::NotEnough { what: "memory", .. } => {
+                Some("choose less with --memory, or stop another VM".into())
+            }
             VmError::NotEnough { .. } => Some("free some space, or choose another --store".into()),
             VmError::Boot { vm, .. } => Some(format!("banger-vm logs {vm}")),
             VmError::NotRunning { vm } => Some(format!("banger-vm start {vm}")),

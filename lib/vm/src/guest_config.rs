@@ -10,7 +10,7 @@ use lib_model::{ImageRecord, KernelRecord, VmId};
 use lib_net::Reservation;
 use lib_store::{Context, VmRow, VmSpec};
 
-use crate::{DiskKind, VmError, init};
+use crate::{DiskKind, SharePlan, VmError, init};
 
 /// Serials of the disks, as the agent looks for them.
 pub(crate) mod serial {
@@ -38,6 +38,7 @@ pub(crate) fn guest_config(
     vm: &VmRow,
     image: &ImageRecord,
     kernel: &KernelRecord,
+    shared: &[SharePlan],
     ssh: Ssh,
     reservation: Option<&Reservation>,
 ) -> io::Result<GuestConfig> {
@@ -54,8 +55,8 @@ pub(crate) fn guest_config(
         hostname: vm.name.to_string(),
         root: kind.root(image, vm.spec.disk),
         modules: (kernel.modules > 0).then(|| disk(serial::MODULES, "ext4")),
-        volumes: volumes(&vm.spec),
-        shares: shares(&vm.spec),
+        volumes: volumes(&vm.spec, &image.config.work_seed),
+        shares: shares(shared),
         network: match reservation {
             Some(reservation) => Some(bridge_network(reservation)),
             None => (vm.spec.network == "user").then(|| user_network(&vm.id)),
@@ -102,12 +103,13 @@ pub fn authorized_keys(context: &Context, note: &dyn Fn(&str)) -> Result<Vec<Str
 }
 
 /// The work disk first: a volume may lie below it.
-fn volumes(spec: &VmSpec) -> Vec<Volume> {
+fn volumes(spec: &VmSpec, work_seed: &str) -> Vec<Volume> {
     let work = spec.work_disk.map(|_| Volume {
         serial: serial::WORK.into(),
         path: String::new(),
         read_only: false,
         seed: true,
+        seed_from: work_seed.to_owned(),
     });
     let named = spec
         .volumes
@@ -118,13 +120,15 @@ fn volumes(spec: &VmSpec) -> Vec<Volume> {
             path: volume.path.clone(),
             read_only: volume.read_only,
             seed: false,
+            seed_from: String::new(),
         });
     work.into_iter().chain(named).collect()
 }
 
-fn shares(spec: &VmSpec) -> Vec<Share> {
-    let shares = spec.shares.iter().enumerate().map(|(index, share)| Share {
-        tag: serial::share(index),
+fn shares(plans: &[SharePlan]) -> Vec<Share> {
+    let shares = plans.iter().map(|share| Share {
+        kind: share.kind,
+        tag: share.tag.clone(),
         path: share.path.clone(),
         read_only: share.read_only,
     });

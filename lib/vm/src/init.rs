@@ -107,6 +107,19 @@ fn is_shell(command: &[String]) -> bool {
             .all(|word| ["-l", "-i", "--login"].contains(&&**word))
 }
 
+/// A VM that runs what its image says runs what its new image says; one that was given a command keeps it.
+pub(crate) fn follow_image(spec: &mut VmSpec, old: &OciConfig, new: &OciConfig) {
+    let choices = [InitChoice::Auto, InitChoice::None];
+    let own = choices.iter().find(|choice| {
+        let own = processes(choice, old, &[]);
+        (&own.init, &own.entrypoint) == (&spec.init, &spec.entrypoint)
+    });
+    if let Some(choice) = own {
+        let processes = processes(choice, new, &[]);
+        (spec.init, spec.entrypoint) = (processes.init, processes.entrypoint);
+    }
+}
+
 /// What the agent is told.
 pub(crate) fn for_guest(spec: &VmSpec) -> (Init, Vec<String>) {
     match spec.init.as_str() {

@@ -2,10 +2,11 @@
 
 use std::process::{Command, Stdio};
 
-use lib_model::{ByteSize, ImageRecord};
+use lib_model::{ByteSize, ImageRecord, KernelRecord};
 use lib_store::Context;
 
 use crate::error::io_error;
+use crate::limits::Limits;
 use crate::{CreateRequest, DiskKind, VmError, driver, program, share};
 
 const LEAST_FREE_SPACE: u64 = 64 << 20;
@@ -18,6 +19,53 @@ pub fn preflight(context: &Context, vmm: &str, accel: crate::Accel) -> Result<()
     let mut problems = Vec::new();
     basics(context, vmm, accel, 0, &mut problems);
     settle(problems)
+}
+
+/// Whether this machine has the memory now that a guest may come to use; it is taken page by page, so a
+/// doubt is only said.
+///
+/// # Errors
+/// [`VmError::NotEnough`] when it is not even there with all that could be swapped out.
+pub(crate) fn memory(wanted: ByteSize, meminfo: &Meminfo) -> Result<Option<String>, VmError> {
+    let (Some(available), Some(swap)) = (meminfo.get("MemAvailable"), meminfo.get("SwapFree"))
+    else {
+        return Ok(None);
+    };
+    if wanted.0 > available.saturating_add(swap) {
+        return Err(VmError::NotEnough {
+            what: "memory",
+            needed: wanted.to_string(),
+            available: ByteSize(available + swap).to_string(),
+        });
+    }
+    Ok((wanted.0 > available).then(|| {
+        format!(
+            "the guest may use {wanted}, and this machine has {} free: it may have to swap",
+            ByteSize(available)
+        )
+    }))
+}
+
+/// `/proc/meminfo` (proc_meminfo(5)).
+pub(crate) struct Meminfo(String);
+
+impl Meminfo {
+    pub(crate) fn read() -> Meminfo {
+        Meminfo(std::fs::read_to_string("/proc/meminfo").unwrap_or_default())
+    }
+
+    /// A line of it, in bytes.
+    pub(crate) fn get(&self, name: &str) -> Option<u64> {
+        let mut lines = self.0.lines().filter_map(|line| line.split_once(':'));
+        let (_, value) = lines.find(|(key, _)| *key == name)?;
+        let number = value
+            .trim()
+            .strip_suffix("kB")?
+            .trim()
+            .parse::<u64>()
+            .ok()?;
+        number.checked_mul(1024)
+    }
 }
 
 /// Checks what is asked for: the same, and whether the image, the disk and the shares can be had.
@@ -38,9 +86,29 @@ pub fn preflight_create(
     };
     basics(context, "qemu", request.accel, copied, &mut problems);
     problems.extend(supported(&driver("qemu").program()).err());
+    let limits = Limits {
+        cpu: request.cpu_limit,
+        memory: request.memory_limit,
+    };
+    problems.extend(limits.keeper("").err());
     let shares = request.shares.iter();
     problems.extend(shares.filter_map(|wanted| share::resolve(wanted, &request.mount_roots).err()));
     settle(problems)
+}
+
+/// Checks what can only be said once the kernel is known.
+///
+/// # Errors
+/// A kernel whose guests cannot see what is to be shared with them.
+pub fn preflight_kernel(
+    context: &Context,
+    kernel: &KernelRecord,
+    request: &CreateRequest,
+) -> Result<(), VmError> {
+    match request.shares.is_empty() {
+        true => Ok(()),
+        false => share::kind(context, kernel).map(drop),
+    }
 }
 
 fn basics(
@@ -143,6 +211,27 @@ mod tests {
         ] {
             assert_eq!(version(text), expected);
         }
+    }
+
+    #[test]
+    fn memory_that_is_not_free_is_a_doubt_and_memory_that_is_not_there_an_error() {
+        let meminfo = Meminfo(
+            "MemTotal: 8388608 kB\nMemAvailable:    1048576 kB\nSwapFree:        524288 kB\n"
+                .into(),
+        );
+        assert_eq!(meminfo.get("MemTotal"), Some(8 << 30));
+        let memory = |wanted| memory(ByteSize(wanted), &meminfo);
+        assert_eq!(memory(1 << 30).unwrap(), None);
+        let doubt = memory((1 << 30) + 1).unwrap().unwrap();
+        assert!(doubt.contains("1 GiB free"), "{doubt}");
+        assert!(matches!(
+            memory(2 << 30),
+            Err(VmError::NotEnough { what: "memory", available, .. }) if available == "1.5 GiB"
+        ));
+        assert_eq!(
+            super::memory(ByteSize(1), &Meminfo(String::new())).unwrap(),
+            None
+        );
     }
 
     #[test]

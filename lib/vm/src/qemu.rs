@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use banger_wire::SERIAL_PORT_NAME;
+use banger_wire::config::ShareKind;
 use banger_wire::monitor::placeholder;
 use serde_json::json;
 
@@ -57,25 +58,33 @@ impl Driver for Qemu {
             Acceleration::Tcg => ("tcg", "max"),
         };
         arguments.pair("-accel", accel);
-        arguments.pair(
-            "-machine",
-            match plan.machine {
-                MICROVM => format!(
-                    "{MICROVM},acpi=on,pcie=on,rtc=on,pit=off,pic=off,isa-serial=on,\
-                     auto-kernel-cmdline=off,x-option-roms=off"
-                ),
-                version => {
-                    format!("{version},usb=off,vmport=off,smbus=off,sata=off,hpet=off,graphics=off")
-                }
-            },
-        );
+        let mut machine = match plan.machine {
+            MICROVM => format!(
+                "{MICROVM},acpi=on,pcie=on,rtc=on,pit=off,pic=off,isa-serial=on,\
+                 auto-kernel-cmdline=off,x-option-roms=off"
+            ),
+            version => {
+                format!("{version},usb=off,vmport=off,smbus=off,sata=off,hpet=off,graphics=off")
+            }
+        };
+        let virtiofs = |share: &SharePlan| share.kind == ShareKind::Virtiofs;
+        if plan.shares.iter().any(virtiofs) {
+            // The server reads and writes the guest's memory itself (vhost-user).
+            arguments.json(
+                "-object",
+                json!({"qom-type": "memory-backend-memfd", "id": "memory", "size": plan.memory.0,
+                       "share": true}),
+            );
+            machine.push_str(",memory-backend=memory");
+        }
+        arguments.pair("-machine", machine);
         arguments.pair("-cpu", cpu);
         arguments.pair("-smp", plan.cpus.to_string());
         arguments.pair("-m", format!("{}B", plan.memory.0));
         arguments.pair("-rtc", "base=utc");
         kernel(&mut arguments, plan)?;
-        for (index, disk) in plan.disks.iter().enumerate() {
-            let node = format!("disk{index}");
+        for disk in &plan.disks {
+            let node = &disk.serial;
             let mut block = block_file(&disk.path, disk.read_only)?;
             block["node-name"] = json!(node);
             if let Format::Qcow2 { backing } = &disk.format {
@@ -89,8 +98,15 @@ impl Driver for Qemu {
                 json!({"driver": "virtio-blk-pci", "drive": node, "serial": disk.serial, "id": disk.serial}),
             );
         }
+        let mut served = 0;
         for share in &plan.shares {
-            shared(&mut arguments, share)?;
+            match share.kind {
+                ShareKind::Plan9 => shared(&mut arguments, share)?,
+                ShareKind::Virtiofs => {
+                    served_elsewhere(&mut arguments, share, served);
+                    served += 1;
+                }
+            }
         }
         // Memory that the guest frees goes back to the host.
         arguments.json(
@@ -147,6 +163,20 @@ fn shared(arguments: &mut Arguments, share: &SharePlan) -> Result<(), VmError> {
     Ok(())
 }
 
+/// The `index`th of those that processes of their own serve.
+fn served_elsewhere(arguments: &mut Arguments, share: &SharePlan, index: usize) {
+    let tag = &share.tag;
+    arguments.pair(
+        "-chardev",
+        format!("socket,id={tag}-server,fd={}", placeholder::share(index)),
+    );
+    arguments.json(
+        "-device",
+        json!({"driver": "vhost-user-fs-pci", "chardev": format!("{tag}-server"), "tag": tag,
+               "id": format!("{tag}-device")}),
+    );
+}
+
 /// The ELF kernel through PVH and qboot starts a second faster than a bzImage through SeaBIOS.
 fn kernel(arguments: &mut Arguments, plan: &LaunchPlan<'_>) -> Result<(), VmError> {
     arguments.pair("-bios", "qboot.rom");
@@ -196,10 +226,13 @@ fn text(path: &Path) -> Result<String, VmError> {
         source: std::io::Error::new(std::io::ErrorKind::InvalidInput, why.to_owned()),
     };
     let text = path.to_str().ok_or_else(|| refused("it is not UTF-8"))?;
-    if [placeholder::AGENT, placeholder::QMP, placeholder::CONSOLE]
-        .iter()
-        .any(|p| text.contains(p))
-    {
+    let reserved = [
+        placeholder::AGENT,
+        placeholder::QMP,
+        placeholder::CONSOLE,
+        placeholder::SHARE,
+    ];
+    if reserved.iter().any(|p| text.contains(p)) {
         return Err(refused("it contains a word in braces that is reserved"));
     }
     Ok(text.to_owned())
@@ -282,8 +315,10 @@ mod tests {
         let mut plan = plan("/d");
         plan.shares.push(SharePlan {
             source: "/a,readonly=off,b".into(),
+            path: "/src".into(),
             tag: "t".into(),
             read_only: true,
+            kind: ShareKind::Plan9,
         });
         let arguments = Qemu.arguments(&plan).unwrap();
         let at = arguments.iter().position(|a| a == "-fsdev").unwrap();
@@ -291,6 +326,34 @@ mod tests {
             arguments[at + 1],
             "local,id=t,path=/a,,readonly=off,,b,security_model=none,readonly=on,multidevs=remap"
         );
+    }
+
+    #[test]
+    fn a_share_that_others_serve_has_a_socket_and_shared_memory() {
+        let mut plan = plan("/d");
+        for (tag, kind) in [
+            ("a", ShareKind::Plan9),
+            ("b", ShareKind::Virtiofs),
+            ("c", ShareKind::Virtiofs),
+        ] {
+            plan.shares.push(SharePlan {
+                source: "/never,said".into(),
+                path: "/src".into(),
+                tag: tag.into(),
+                read_only: true,
+                kind,
+            });
+        }
+        let arguments = Qemu.arguments(&plan).unwrap().join(" ");
+        for wanted in [
+            "socket,id=b-server,fd={share-0}",
+            "socket,id=c-server,fd={share-1}",
+            "hpet=off,graphics=off,memory-backend=memory",
+            "\"share\":true",
+        ] {
+            assert!(arguments.contains(wanted), "{arguments}");
+        }
+        assert_eq!(arguments.matches("never,,said").count(), 1, "{arguments}");
     }
 
     #[test]

@@ -63,8 +63,7 @@ pub fn reconcile(
                     }
                     mended("cleared: sockets without a listener were left");
                 }
-                let kind: DiskKind = vm.spec.disk_kind.parse().unwrap_or_default();
-                if !context.vm(&vm.id).join(kind.file()).exists() {
+                if !DiskKind::path(context, &vm).exists() {
                     mended("found without its disk: delete it");
                 }
             }

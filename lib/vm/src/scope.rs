@@ -14,13 +14,12 @@ const SYSTEMD_RUN: [&str; 2] = [
 const BOOTED: &str = "/run/systemd/system";
 
 /// The command that runs `program` for the VM `id` with an empty environment, in a scope where there
-/// can be one.
-pub(crate) fn command(program: &Path, id: &str) -> Command {
-    let systemd_run = SYSTEMD_RUN
-        .into_iter()
-        .find(|path| Path::new(path).exists());
-    let mut command = match (manager(), systemd_run) {
-        (Some(manager), Some(systemd_run)) => in_scope(systemd_run, program, id, manager),
+/// can be one, with these properties.
+pub(crate) fn command(program: &Path, id: &str, properties: &[String]) -> Command {
+    let mut command = match (manager(), systemd_run()) {
+        (Some(manager), Some(systemd_run)) => {
+            in_scope(systemd_run, program, id, (manager, properties))
+        }
         _ => Command::new(program),
     };
     command.env_clear();
@@ -33,8 +32,15 @@ pub(crate) fn command(program: &Path, id: &str) -> Command {
     command
 }
 
-fn manager() -> Option<&'static str> {
-    if !Path::new(BOOTED).exists() {
+fn systemd_run() -> Option<&'static str> {
+    SYSTEMD_RUN
+        .into_iter()
+        .find(|path| Path::new(path).exists())
+}
+
+/// Which manager would make the scope, as a flag of systemd-run.
+pub(crate) fn manager() -> Option<&'static str> {
+    if !Path::new(BOOTED).exists() || systemd_run().is_none() {
         return None;
     }
     if nix::unistd::geteuid().is_root() {
@@ -48,11 +54,21 @@ fn manager() -> Option<&'static str> {
 
 /// systemd-run executes the program in its own place, so streams and process id stay
 /// (systemd-run(1), --scope).
-fn in_scope(systemd_run: &str, program: &Path, id: &str, manager: &str) -> Command {
+fn in_scope(
+    systemd_run: &str,
+    program: &Path,
+    id: &str,
+    (manager, properties): (&str, &[String]),
+) -> Command {
     let mut command = Command::new(systemd_run);
     command
         .args([manager, "--scope", "--quiet", "--collect"])
         .arg(format!("--unit=banger-{id}"))
+        .args(
+            properties
+                .iter()
+                .map(|property| format!("--property={property}")),
+        )
         .arg("--")
         .arg(program);
     command
@@ -64,15 +80,17 @@ mod tests {
 
     #[test]
     fn the_scope_is_named_after_the_vm_and_nothing_reaches_a_shell() {
+        let limit = ["MemoryMax=1".to_owned()];
         let program = Path::new("/x/banger-monitor");
-        let command = in_scope(SYSTEMD_RUN[0], program, "00112233445566aa", "--user");
+        let how = ("--user", &limit[..]);
+        let command = in_scope(SYSTEMD_RUN[0], program, "00112233445566aa", how);
         let words: Vec<&str> = std::iter::once(command.get_program())
             .chain(command.get_args())
             .filter_map(|word| word.to_str())
             .collect();
         assert_eq!(
             words.join(" "),
-            "/usr/bin/systemd-run --user --scope --quiet --collect --unit=banger-00112233445566aa -- /x/banger-monitor"
+            "/usr/bin/systemd-run --user --scope --quiet --collect --unit=banger-00112233445566aa --property=MemoryMax=1 -- /x/banger-monitor"
         );
     }
 }

@@ -9,11 +9,17 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use lib_store::ShareUse;
+use banger_wire::config::ShareKind;
+use banger_wire::monitor::ShareServer;
+use lib_kernel::ShareDrivers;
+use lib_model::KernelRecord;
+use lib_store::{Context, ShareUse, VmRow};
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::unistd::geteuid;
 
-use crate::VmError;
+use crate::guest_config::serial;
+use crate::virtiofsd::Virtiofsd;
+use crate::{SharePlan, VmError};
 
 /// `HOST:GUEST[:ro|rw]`, as it was typed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,6 +151,63 @@ pub(crate) fn resolve(request: &ShareRequest, roots: &[PathBuf]) -> Result<Share
         path: request.path.clone(),
         read_only: request.read_only,
     })
+}
+
+/// How the guests of a kernel get directories of the host.
+///
+/// # Errors
+/// [`VmError::ShareKernel`] for a kernel that has no driver for it, [`VmError::NoVirtiofsd`].
+pub(crate) fn kind(context: &Context, kernel: &KernelRecord) -> Result<ShareKind, VmError> {
+    let drivers = lib_kernel::share_drivers(context, kernel)?;
+    match drivers {
+        // In the VMM's own process, for whatever user of the guest.
+        ShareDrivers { plan9: true, .. } => Ok(ShareKind::Plan9),
+        ShareDrivers { virtiofs: true, .. } => Virtiofsd::find().map(|_server| ShareKind::Virtiofs),
+        ShareDrivers { .. } => Err(VmError::ShareKernel {
+            kernel: kernel.name.to_string(),
+        }),
+    }
+}
+
+/// The shares of a VM, for the guest and for the VMM.
+///
+/// # Errors
+/// As [`kind`]; [`VmError::Share`] when one is not what it was.
+pub(crate) fn plans(
+    context: &Context,
+    vm: &VmRow,
+    kernel: &KernelRecord,
+) -> Result<Vec<SharePlan>, VmError> {
+    if vm.spec.shares.is_empty() {
+        return Ok(Vec::new());
+    }
+    let kind = kind(context, kernel)?;
+    vm.spec.shares.iter().try_for_each(check_again)?;
+    let shares = vm.spec.shares.iter().enumerate();
+    let shares = shares.map(|(index, share)| SharePlan {
+        source: share.source.clone(),
+        path: share.path.clone(),
+        tag: serial::share(index),
+        read_only: share.read_only,
+        kind,
+    });
+    Ok(shares.collect())
+}
+
+/// The processes that serve those of them which the VMM does not.
+///
+/// # Errors
+/// [`VmError::NoVirtiofsd`].
+pub(crate) fn servers(shares: &[SharePlan]) -> Result<Vec<ShareServer>, VmError> {
+    let served = || {
+        let shares = shares.iter();
+        shares.filter(|share| share.kind == ShareKind::Virtiofs)
+    };
+    if served().next().is_none() {
+        return Ok(Vec::new());
+    }
+    let virtiofsd = Virtiofsd::find()?;
+    Ok(served().map(|share| virtiofsd.server(share)).collect())
 }
 
 /// Looks again at the directory that was recorded: no part of its path may have become a link.

@@ -4,11 +4,13 @@ use std::fs::OpenOptions;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use banger_failpoint::point;
-use banger_wire::monitor::{ControlReply, ControlRequest, ExitRecord, Launch, LaunchReply, file};
+use banger_wire::monitor::{
+    ControlReply, ControlRequest, ExitRecord, Launch, LaunchReply, Seed, file,
+};
 use lib_model::{ImageRecord, KernelRecord};
 use lib_store::{Context, Store, VmGuard, VmRow};
 
@@ -16,10 +18,12 @@ use crate::boot_report::{boot_error, timeout_error};
 use crate::create::WORK_DISK;
 use crate::error::io_error;
 use crate::guest_config::{guest_config, mac, serial, ssh};
+use crate::limits::{Keeper, Limits};
 use crate::liveness::monitor;
+use crate::preflight::Meminfo;
 use crate::{
     Accel, Acceleration, Control, DiskKind, DiskPlan, Driver, Format, Interrupt, LaunchPlan, Life,
-    SharePlan, VmError, bridge, driver, life, preflight, publish, scope, share, stop, volume,
+    VmError, bridge, disk, driver, life, preflight, publish, scope, share, stop, volume,
 };
 
 const CONSOLE_LIMIT: u64 = 4 << 20;
@@ -145,6 +149,9 @@ fn launch(store: &Store, vm: &VmRow, note: &dyn Fn(&str)) -> Result<(), VmError>
     let context = store.context();
     let accel: Accel = vm.spec.accel.parse().unwrap_or_default();
     preflight(context, &vm.spec.vmm, accel)?;
+    if let Some(doubt) = preflight::memory(vm.spec.memory, &Meminfo::read())? {
+        note(&doubt);
+    }
     let (acceleration, why_emulated) = accel.choose()?;
     if let Some(why) = why_emulated {
         note(&format!(
@@ -156,9 +163,10 @@ fn launch(store: &Store, vm: &VmRow, note: &dyn Fn(&str)) -> Result<(), VmError>
     let directory = context.vm(&vm.id);
     let runtime = context.make_vm_runtime(&vm.id)?;
     volume::check_free(store, vm)?;
-    vm.spec.shares.iter().try_for_each(share::check_again)?;
+    let shares = share::plans(context, vm, &kernel)?;
     let kind: DiskKind = vm.spec.disk_kind.parse().unwrap_or_default();
-    kind.grow(&directory.join(kind.file()), vm.spec.disk.0)?;
+    disk::remove_others(context, vm).map_err(io_error("clear", &directory))?;
+    kind.grow(&DiskKind::path(context, vm), vm.spec.disk.0)?;
 
     let initrd = directory.join("initrd.img");
     point("start.initrd").map_err(io_error("write", &initrd))?;
@@ -166,9 +174,13 @@ fn launch(store: &Store, vm: &VmRow, note: &dyn Fn(&str)) -> Result<(), VmError>
     let ssh = ssh(context, &vm.id, note)?;
     let attachment = bridge::attach(context, vm)?;
     let reservation = attachment.as_ref().map(|attached| &attached.reservation);
-    let config = guest_config(vm, &image, &kernel, ssh, reservation)
+    let config = guest_config(vm, &image, &kernel, &shares, ssh, reservation)
         .map_err(io_error("configure", &initrd))?;
-    lib_kernel::boot_initramfs(&base, &config, &initrd)?;
+    let seed = lib_kernel::boot_initramfs(&base, &config, &initrd)?.map(|offset| Seed {
+        file: initrd.clone(),
+        offset,
+        length: config.entropy.len(),
+    });
 
     let vmlinux = lib_kernel::vmlinux(context, &kernel);
     let mac = reservation.map_or_else(|| mac(&vm.id), |reserved| reserved.mac.to_string());
@@ -183,10 +195,11 @@ fn launch(store: &Store, vm: &VmRow, note: &dyn Fn(&str)) -> Result<(), VmError>
         vmlinux: &vmlinux,
         initrd: &initrd,
         disks: disks(context, vm, &image, &kernel),
-        shares: shares(vm),
+        shares,
         mac: matches!(&*vm.spec.network, "user" | "bridge").then_some(&*mac),
         tap,
     };
+    let keeper = Limits::of(&vm.spec).keeper(vm.id.as_str())?;
     let spec = Launch {
         vm: vm.id.to_string(),
         directory: directory.clone(),
@@ -200,8 +213,13 @@ fn launch(store: &Store, vm: &VmRow, note: &dyn Fn(&str)) -> Result<(), VmError>
         publish: vm.spec.publish.iter().copied().map(publish::wire).collect(),
         statistics_s: Some(STATISTICS.as_secs()),
         descriptors: tap.into_iter().collect(),
+        shares: share::servers(&plan.shares)?,
+        // What `run` runs ends with its command.
+        reboot: !vm.spec.ephemeral,
+        cgroups: keeper.directories(),
+        seed,
     };
-    match run_monitor(context, &spec).map_err(io_error("run", context.helper("banger-monitor")))? {
+    match run_monitor(context, &spec, &keeper)? {
         LaunchReply::Started(_) | LaunchReply::AlreadyRunning => Ok(()),
         LaunchReply::PortInUse { address } => Err(publish::port_in_use(store, address)),
         LaunchReply::Failed { message } => Err(VmError::Launch {
@@ -219,7 +237,7 @@ fn disks(
 ) -> Vec<DiskPlan> {
     let kind: DiskKind = vm.spec.disk_kind.parse().unwrap_or_default();
     let directory = context.vm(&vm.id);
-    let mut disks = kind.plans(context.image_disk(&image.id), directory.join(kind.file()));
+    let mut disks = kind.plans(context.image_disk(&image.id), DiskKind::path(context, vm));
     let raw = |path, serial, read_only| DiskPlan {
         path,
         serial,
@@ -243,20 +261,6 @@ fn disks(
     disks
 }
 
-fn shares(vm: &VmRow) -> Vec<SharePlan> {
-    let shares = vm
-        .spec
-        .shares
-        .iter()
-        .enumerate()
-        .map(|(index, share)| SharePlan {
-            source: share.source.clone(),
-            tag: serial::share(index),
-            read_only: share.read_only,
-        });
-    shares.collect()
-}
-
 /// What is recorded, unless the VM was made where KVM worked and is now emulated, or the other way.
 fn machine<'a>(vm: &'a VmRow, driver: &dyn Driver, acceleration: Acceleration) -> &'a str {
     let usual = driver.machine(acceleration);
@@ -273,15 +277,22 @@ fn machine<'a>(vm: &'a VmRow, driver: &dyn Driver, acceleration: Acceleration) -
 
 /// Starts the monitor and reads its one line. The monitor detaches itself; its own error output goes
 /// to the VM's log, so that nobody's terminal or pipe is kept open.
-fn run_monitor(context: &Context, spec: &Launch) -> io::Result<LaunchReply> {
-    point("start.log")?;
+fn run_monitor(context: &Context, spec: &Launch, keeper: &Keeper) -> Result<LaunchReply, VmError> {
+    let program = context.helper("banger-monitor");
+    let failed = io_error("run", &program);
+    point("start.log").map_err(&failed)?;
     let log = OpenOptions::new()
         .create(true)
         .append(true)
         .mode(0o600)
-        .open(spec.directory.join(file::VMM_LOG))?;
-    point("start.spawn")?;
-    let mut monitor = scope::command(&context.helper("banger-monitor"), &spec.vm);
+        .open(spec.directory.join(file::VMM_LOG))
+        .map_err(&failed)?;
+    point("start.spawn").map_err(&failed)?;
+    let properties = match keeper {
+        Keeper::Scope(properties) => &properties[..],
+        Keeper::Nobody | Keeper::Cgroups(_) => &[],
+    };
+    let mut monitor = scope::command(&program, &spec.vm, properties);
     if banger_failpoint::armed() {
         let points = banger_failpoint::VARIABLE;
         monitor.envs(std::env::var_os(points).map(|value| (points, value)));
@@ -292,7 +303,18 @@ fn run_monitor(context: &Context, spec: &Launch) -> io::Result<LaunchReply> {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(log)
-        .spawn()?;
+        .spawn()
+        .map_err(&failed)?;
+    // It waits for its specification, and has no child yet.
+    if let Err(error) = keeper.place(monitor.id()) {
+        drop(monitor.stdin.take());
+        let _ = monitor.wait();
+        return Err(error);
+    }
+    specify(&mut monitor, spec).map_err(&failed)
+}
+
+fn specify(monitor: &mut Child, spec: &Launch) -> io::Result<LaunchReply> {
     point("start.specification")?;
     if let Some(mut stdin) = monitor.stdin.take() {
         stdin.write_all(&serde_json::to_vec(spec)?)?;

@@ -76,8 +76,7 @@ pub fn last_sample(context: &Context, vm: &VmRow) -> Option<StatsRecord> {
 }
 
 fn empty(context: &Context, vm: &VmRow, time_ms: u64) -> StatsRecord {
-    let kind: DiskKind = vm.spec.disk_kind.parse().unwrap_or_default();
-    let disk = fs::metadata(context.vm(&vm.id).join(kind.file())).ok();
+    let disk = fs::metadata(DiskKind::path(context, vm)).ok();
     StatsRecord {
         schema: SCHEMA,
         id: vm.id.clone(),

@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 
 use crate::error::io_error;
 use crate::holders::holders;
-use crate::{Control, Interrupt, Life, VmError, bridge, life};
+use crate::{Control, Interrupt, Life, VmError, bridge, life, limits};
 
 /// Asks the guest to shut down, then the VMM to quit, then kills it. `None`: it was not running.
 ///
@@ -95,6 +95,7 @@ pub fn delete(
         kill(store.context(), guard, vm)?;
     }
     store.delete_vm(guard, &vm.id)?;
+    limits::clear(&vm.id, &vm.spec);
     // Last, so that no VM is without what its row says it has.
     if vm.spec.address.is_some() {
         bridge::release(store.context(), &vm.id);

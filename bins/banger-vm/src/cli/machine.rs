@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
 use lib_config::Settings;
-use lib_model::{ByteSize, Publish};
+use lib_model::{ByteSize, ProxyUrl, Publish};
 use lib_vm::{Accel, DiskKind, InitChoice, Network, ShareRequest, VolumeRequest};
 
 use super::time::duration;
@@ -73,6 +73,19 @@ pub(crate) struct MachineArgs {
     #[arg(long)]
     pub(crate) env_proxy: bool,
 
+    /// Proxy for everything that runs in the VM, such as http://proxy:3128; one on this machine's loopback is
+    /// reached through the user network; none for no proxy [default: vm.proxy of the configuration]
+    #[arg(long, value_name = "URL", conflicts_with = "env_proxy")]
+    pub(crate) proxy: Option<ProxyChoice>,
+
+    /// Processors of this machine that the VM may keep busy, such as 0.5 or 2 (by systemd or a cgroup)
+    #[arg(long, value_name = "N", value_parser = hundredths)]
+    pub(crate) cpu_limit: Option<u32>,
+
+    /// Memory of this machine that all of the VM's processes may take; what the guest has and some more
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory_limit: Option<ByteSize>,
+
     /// Process 1: the image's own init (image), another program of it (a path), banger's agent (none), or by
     /// what the image is made for (auto) [default: auto; for run, none]
     #[arg(long, value_name = "INIT", value_parser = init)]
@@ -132,6 +145,11 @@ impl MachineArgs {
                 .map(|variable| format!("--vm-env={variable}")),
         );
         flags.extend(self.env_proxy.then(|| "--env-proxy".to_owned()));
+        flags.extend(self.proxy.iter().map(|proxy| format!("--proxy={proxy}")));
+        let cpu = self.cpu_limit.iter();
+        flags.extend(cpu.map(|cpu| format!("--cpu-limit={}.{:02}", cpu / 100, cpu % 100)));
+        let memory = self.memory_limit.iter();
+        flags.extend(memory.map(|size| format!("--memory-limit={}", size.0)));
         flags.extend(self.init.iter().map(|init| format!("--init={init}")));
         if let Some(pull) = self.pull.to_possible_value() {
             flags.push(format!("--pull={}", pull.get_name()));
@@ -159,6 +177,10 @@ impl MachineArgs {
         let accel = vm.accel.map(|kind| kind.as_str().to_owned());
         self.accel = self.accel.or(accel);
         self.mount_roots.clone_from(&vm.mount_roots);
+        if !self.env_proxy {
+            let proxy = vm.proxy.clone().map(ProxyChoice::Url);
+            self.proxy = self.proxy.or(proxy);
+        }
         let kernel = config.default.kernel.as_ref().map(ToString::to_string);
         self.kernel = self.kernel.or(kernel);
         self
@@ -174,6 +196,33 @@ impl MachineArgs {
 
     pub(crate) fn accel(&self) -> Accel {
         parsed(self.accel.as_deref())
+    }
+}
+
+/// Which proxy, or none although one is configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ProxyChoice {
+    None,
+    Url(ProxyUrl),
+}
+
+impl FromStr for ProxyChoice {
+    type Err = lib_model::ProxyUrlError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "none" => Ok(ProxyChoice::None),
+            url => ProxyUrl::try_from(url).map(ProxyChoice::Url),
+        }
+    }
+}
+
+impl std::fmt::Display for ProxyChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ProxyChoice::None => f.write_str("none"),
+            ProxyChoice::Url(url) => write!(f, "{url}"),
+        }
     }
 }
 
@@ -201,6 +250,18 @@ fn share(text: &str) -> Result<ShareRequest, String> {
     let mut share: ShareRequest = text.parse()?;
     share.source = std::path::absolute(&share.source).map_err(|error| error.to_string())?;
     Ok(share)
+}
+
+/// A number of processors, in hundredths of one.
+pub(super) fn hundredths(text: &str) -> Result<u32, String> {
+    let number: f64 = text
+        .parse()
+        .map_err(|_| format!("`{text}` is no number of processors, such as 0.5 or 2"))?;
+    let hundredths = (number * 100.0).round();
+    match (0.0..=102_400.0).contains(&hundredths) && (hundredths > 0.0 || number == 0.0) {
+        true => Ok(hundredths as u32),
+        false => Err(format!("`{text}` is not between 0.01 and 1024")),
+    }
 }
 
 fn init(text: &str) -> Result<InitChoice, String> {

@@ -19,8 +19,20 @@ pub(crate) struct LogsArgs {
     #[arg(long, short = 'n', value_name = "N")]
     pub(crate) tail: Option<usize>,
 
+    /// Leave out what is older, such as 30m or 2h
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) since: Option<Duration>,
+
+    /// Leave out what is newer, such as 30m or 2h
+    #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with = "follow")]
+    pub(crate) until: Option<Duration>,
+
+    /// Begin each line with the time when it came, in UTC
+    #[arg(long, short = 't')]
+    pub(crate) timestamps: bool,
+
     /// Print what the VMM and the monitor said instead of the console
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["since", "until", "timestamps"])]
     pub(crate) vmm: bool,
 
     /// Go on until the VM ends

@@ -6,6 +6,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 use lib_model::{ByteSize, VmName};
 
+use super::machine::hundredths;
 use super::time::duration;
 
 /// VMs by name, or from standard input.
@@ -63,11 +64,13 @@ pub(crate) struct ListArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A running VM goes on as it is; `banger-vm restart` applies the change.
+The disk of a running VM grows at once (all kinds but snapshot); for all else a running VM goes on as it is,
+and `banger-vm restart` applies the change.
 
 Examples:
   banger-vm set dev --memory 4G --cpus 2
   banger-vm set dev --disk 40G --dry-run
+  banger-vm set dev --image debian:13 --discard-root    work disk and volumes stay
   banger-vm set dev --name old-dev")]
 pub(crate) struct SetArgs {
     #[command(flatten)]
@@ -100,6 +103,26 @@ pub(crate) struct SetArgs {
     /// Shut the VM down when nobody has used it for so long, such as 30m or 2h; 0 for never
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) idle_stop: Option<Duration>,
+
+    /// Another image for a stopped VM, pulled when it is not here; its work disk, volumes and mounts stay
+    #[arg(long, value_name = "IMAGE", add = ArgValueCompleter::new(lib_cli::images))]
+    pub(crate) image: Option<String>,
+
+    /// With --image: let go of what was written to the root
+    #[arg(long, requires = "image")]
+    pub(crate) discard_root: bool,
+
+    /// Another kernel: a name or id
+    #[arg(long, value_name = "KERNEL", add = ArgValueCompleter::new(lib_cli::kernels))]
+    pub(crate) kernel: Option<String>,
+
+    /// Processors of this machine that the VM may keep busy, such as 0.5 or 2; 0 for no limit
+    #[arg(long, value_name = "N", value_parser = hundredths)]
+    pub(crate) cpu_limit: Option<u32>,
+
+    /// Memory of this machine that all of the VM's processes may take; 0 for no limit
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory_limit: Option<ByteSize>,
 
     /// Change nothing; say what would be, and whether it needs a restart
     #[arg(long)]

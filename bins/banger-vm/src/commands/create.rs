@@ -5,12 +5,12 @@ use std::time::Duration;
 use lib_cli::{Failure, Session, StdinRecords, stdin_is_data};
 use lib_config::{Config, Environment};
 use lib_model::{
-    ByteSize, ImageRecord, OperationId, OperationRecord, Progress, Record, VmId, VmName,
+    ByteSize, ImageRecord, OperationId, OperationRecord, Progress, ProxyUrl, Record, VmId, VmName,
 };
 use lib_store::{Locks, Store, VmGuard, VmRow};
 use lib_vm::{Control, CreateRequest, Created, Interrupt, Network, Processes, VmError};
 
-use crate::cli::{CreateArgs, MachineArgs};
+use crate::cli::{CreateArgs, MachineArgs, ProxyChoice};
 use crate::{resolve, worker};
 
 const DEFAULT_MEMORY: ByteSize = ByteSize(1 << 30);
@@ -137,7 +137,13 @@ pub(crate) fn machine(
     args: &MachineArgs,
 ) -> Result<Made, Failure> {
     lib_vm::sweep(store, locks)?;
-    let request = &network(session, request, args);
+    let mut request = network(session, request, args);
+    if let Some(ProxyChoice::Url(url)) = &args.proxy {
+        let proxies = proxies(session, url, request.network);
+        // What was given by name wins.
+        request.env.splice(0..0, proxies);
+    }
+    let request = &request;
     lib_vm::preflight_create(&session.context, image, request)?;
     if let Some(name) = &request.name
         && store.vm_names()?.iter().any(|taken| taken == name.as_str())
@@ -150,6 +156,7 @@ pub(crate) fn machine(
         .into());
     }
     let kernel = resolve::kernel(session, store, locks, args.kernel.as_deref())?;
+    lib_vm::preflight_kernel(&session.context, &kernel, request)?;
     let interrupt =
         Interrupt::install().map_err(|error| Failure::io("take over the signals", error))?;
     let created = lib_vm::create(store, locks, image, &kernel, request)?;
@@ -192,6 +199,8 @@ pub(crate) fn request(name: Option<&VmName>, args: &MachineArgs, ephemeral: bool
         ephemeral,
         idle_stop: args.idle_stop.filter(|idle| !idle.is_zero()),
         publish: args.publish.clone(),
+        cpu_limit: args.cpu_limit.filter(|limit| *limit > 0),
+        memory_limit: args.memory_limit.filter(|limit| limit.0 > 0),
         id: None,
     }
 }
@@ -208,6 +217,15 @@ const PROXIES: [&str; 8] = [
     "ALL_PROXY",
 ];
 
+/// What an environment has beside proxies, which come from the configuration, too.
+pub(crate) fn unproxied(environment: &[String]) -> Vec<&String> {
+    let proxy = |entry: &str| {
+        let name = entry.split_once('=').map_or(entry, |(name, _)| name);
+        PROXIES.contains(&name)
+    };
+    environment.iter().filter(|entry| !proxy(entry)).collect()
+}
+
 /// What is recorded with the VM; a name alone stands for the host's value, and for nothing without one.
 fn environment(args: &MachineArgs, host: &dyn Fn(&str) -> Option<String>) -> Vec<String> {
     let pair = |name: &str| Some(format!("{name}={}", host(name)?));
@@ -221,6 +239,32 @@ fn environment(args: &MachineArgs, host: &dyn Fn(&str) -> Option<String>) -> Vec
             false => pair(word),
         });
     proxies.chain(given).collect()
+}
+
+/// This machine inside QEMU's network (its documentation, "Using the user mode network stack").
+const HOST_IN_USER_NETWORK: &str = "10.0.2.2";
+/// What no proxy is asked for: the guest itself.
+const UNPROXIED: &str = "localhost,127.0.0.1,::1";
+
+/// Variables for one proxy.
+fn proxies(session: &Session, url: &ProxyUrl, network: Network) -> Vec<String> {
+    let url = match network {
+        Network::User if url.is_local() => url.at(HOST_IN_USER_NETWORK),
+        _ => url.clone(),
+    };
+    if network == Network::None || url.is_local() {
+        let mode = network.as_str();
+        session.note(&format!(
+            "a guest on the network `{mode}` does not reach the proxy {url}"
+        ));
+    }
+    let names = PROXIES
+        .iter()
+        .map(|name| match name.to_ascii_lowercase().as_str() {
+            "no_proxy" => format!("{name}={UNPROXIED}"),
+            _ => format!("{name}={url}"),
+        });
+    names.collect()
 }
 
 fn give_up_if_interrupted(

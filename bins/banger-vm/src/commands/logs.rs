@@ -5,13 +5,15 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use banger_wire::monitor::{ControlRequest, file};
 use lib_cli::{Failure, Session};
-use lib_store::VmRow;
+use lib_store::{VmRow, now_ms};
 use lib_vm::Control;
 
 use crate::cli::LogsArgs;
+use crate::console_lines::{self, Stamps, Wanted};
 use crate::follow::Changes;
 
 /// Prints the console log, or the monitor's and VMM's own.
@@ -20,7 +22,10 @@ pub(crate) fn run(session: &mut Session, args: &LogsArgs) -> Result<(), Failure>
     let vm = store.vm(&args.vm)?;
     let directory = session.context.vm(&vm.id);
     if args.follow {
-        return follow(session, &vm, &directory, args.tail);
+        return follow(session, &vm, &directory, args);
+    }
+    if args.since.is_some() || args.until.is_some() || args.timestamps {
+        return selected(session, &vm, &directory, args);
     }
     let failed = |error| Failure::io("write to standard output", error);
     let mut stdout = io::stdout().lock();
@@ -45,21 +50,53 @@ pub(crate) fn run(session: &mut Session, args: &LogsArgs) -> Result<(), Failure>
     }
 }
 
-/// Prints what is there and what comes, until the VM ends; one that does not run has ended.
-fn follow(
+fn wanted(args: &LogsArgs) -> Wanted {
+    let before =
+        |age: Duration| now_ms().saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+    Wanted {
+        since_ms: args.since.map(before),
+        until_ms: args.until.map(before),
+        lines: args.tail,
+    }
+}
+
+/// Prints lines by the time at which they came.
+fn selected(
     session: &Session,
     vm: &VmRow,
     directory: &Path,
-    tail: Option<usize>,
+    args: &LogsArgs,
 ) -> Result<(), Failure> {
+    let path = directory.join(file::CONSOLE_LOG);
+    let log = match std::fs::read(&path) {
+        Ok(log) => log,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            session.note(&format!("{} has not run yet", vm.name));
+            return Ok(());
+        }
+        Err(error) => return Err(Failure::io(&format!("read {}", path.display()), error)),
+    };
+    let (begin, marks) = console_lines::marks(directory);
+    let mut out = Stamps::new(io::stdout().lock(), args.timestamps);
+    console_lines::wanted(&log, (begin, &marks), &wanted(args))
+        .into_iter()
+        .try_for_each(|line| out.write_at(line.time_ms, line.text))
+        .map_err(|error| Failure::io("write to standard output", error))
+}
+
+/// Prints what is there and what comes, until the VM ends; one that does not run has ended.
+fn follow(session: &Session, vm: &VmRow, directory: &Path, args: &LogsArgs) -> Result<(), Failure> {
     let changes = Changes::of(directory)?;
     // The monitor answers this when all of the console is in the file.
     let mut end = Control::connect(&session.context, vm).ok();
     if let Some(control) = &mut end {
         control.send(&ControlRequest::WaitExit)?;
     }
-    let mut console = Console::open(directory.join(file::CONSOLE_LOG), tail)?;
-    let mut stdout = io::stdout().lock();
+    let mut console = Console::open(directory.join(file::CONSOLE_LOG), args.tail)?;
+    let mut stdout = Stamps::new(io::stdout().lock(), args.timestamps);
+    if args.since.is_some() || args.timestamps {
+        console.print_first(directory, &wanted(args), &mut stdout)?;
+    }
     console.print(&mut stdout, 0)?;
     loop {
         let changed = match &end {
@@ -96,6 +133,27 @@ impl Console {
                 .map_err(|error| Failure::io("read the console", error))?;
         }
         Ok(Console { path, file })
+    }
+
+    /// Prints the wanted of what is there, with the times at which it came.
+    fn print_first(
+        &mut self,
+        directory: &Path,
+        wanted: &Wanted,
+        out: &mut Stamps<impl Write>,
+    ) -> Result<(), Failure> {
+        let Some(file) = &mut self.file else {
+            return Ok(());
+        };
+        let (begin, marks) = console_lines::marks(directory);
+        let mut log = Vec::new();
+        file.rewind()
+            .and_then(|()| file.read_to_end(&mut log))
+            .map_err(|error| Failure::io("read the console", error))?;
+        console_lines::wanted(&log, (begin, &marks), wanted)
+            .into_iter()
+            .try_for_each(|line| out.write_at(line.time_ms, line.text))
+            .map_err(|error| Failure::io("print the console", error))
     }
 
     /// Prints what is new. A file that took the place of one that was full begins with the second half

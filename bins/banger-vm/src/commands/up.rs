@@ -9,7 +9,7 @@ use std::time::Duration;
 use banger_wire::monitor::{ControlReply, ControlRequest, ExitReason};
 use lib_cli::{Failure, Session};
 use lib_config::{Config, Environment};
-use lib_model::Exit;
+use lib_model::{ByteSize, Exit};
 use lib_store::{Locks, Store, VmGuard, VmRow};
 use lib_vm::{Change, Control, CreateRequest, Interrupt, VmError};
 
@@ -83,11 +83,11 @@ fn existing(
             vm.name, vm.name
         ));
     }
-    if changed.needs_restart {
+    if !changed.waiting.is_empty() {
         session.note(&format!(
             "{}: {} from its next start on: banger-vm restart {}",
             vm.name,
-            changed.fields.join(", "),
+            changed.waiting.join(", "),
             vm.name
         ));
     }
@@ -114,6 +114,9 @@ fn change(machine: &MachineArgs, vm: &VmRow) -> Change {
         network: machine.network.as_ref().map(|_| wanted.network),
         accel: Some(wanted.accel),
         idle_stop: Some(wanted.idle_stop.unwrap_or_default()),
+        cpu_limit: Some(wanted.cpu_limit.unwrap_or_default()),
+        memory_limit: Some(wanted.memory_limit.unwrap_or(ByteSize(0))),
+        ..Change::default()
     }
 }
 
@@ -164,7 +167,10 @@ fn lasting(store: &Store, vm: &VmRow, description: &Description) -> Vec<&'static
         ("work-disk", wanted.work_disk != vm.spec.work_disk),
         ("volume", wanted.volumes.len() != vm.spec.volumes.len()),
         ("mount", wanted.shares.len() != vm.spec.shares.len()),
-        ("vm-env", wanted.env != vm.spec.env),
+        (
+            "vm-env",
+            create::unproxied(&wanted.env) != create::unproxied(&vm.spec.env),
+        ),
     ]
     .into_iter()
     .filter_map(|(field, differs)| differs.then_some(field))
