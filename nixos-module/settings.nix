@@ -45,6 +45,7 @@ in
     mount-roots = list types.path [
       "/srv"
     ] "Directories below which guests may be shown some; empty: wherever they are the user's.";
+    proxy = optional types.str "http://proxy.example:3128" "Proxy for what runs in guests.";
   };
   registry = {
     mirrors = mkOption {

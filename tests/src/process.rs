@@ -271,6 +271,15 @@ impl Running {
         );
     }
 
+    /// Waits until the process ends although its standard input is open.
+    ///
+    /// # Panics
+    /// When the deadline passes first.
+    #[track_caller]
+    pub fn wait_for_end(&self) {
+        drop(self.wait_until(|seen| seen.status.is_some()));
+    }
+
     /// Closes standard input and waits for the end of the process and of its output.
     ///
     /// # Panics

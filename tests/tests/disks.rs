@@ -47,8 +47,42 @@ fn kind(name: &str, file: &str) {
         .sh("banger-vm exec v -- sh -c 'echo kept > /root/file; rm /etc/group; dd if=/dev/urandom of=/root/data bs=1M count=20; \
              sha256sum < /root/data > /root/sum'")
         .ok();
+    // Larger while it runs, where the kind can.
+    let live = name != "snapshot";
+    let (now, later) = match live {
+        true => (
+            "disk: at once; cpus: would need a restart",
+            "disk: in effect now",
+        ),
+        false => (
+            "cpus, disk: would need a restart",
+            "disk: from its next start on",
+        ),
+    };
+    sandbox
+        .sh("banger-vm set --dry-run v --disk 96M --cpus 2")
+        .exits(0)
+        .says(now);
+    assert_eq!(root(&sandbox).0, small);
+    sandbox
+        .sh("banger-vm set v --disk 96M")
+        .exits(0)
+        .says(later);
+    let (grown, _) = root(&sandbox);
+    match live {
+        true => assert!(grown > small + (24 << 10), "{small} KiB became {grown}"),
+        false => assert_eq!(grown, small),
+    }
     sandbox.sh("banger-vm stop --quiet v").ok();
     let disk = sandbox.vm_directory("v").join(file);
+    let check = |when: &str| {
+        // The others are a file system only together with their image.
+        if matches!(name, "overlay" | "copy") {
+            let checked = sandbox.sh(&format!("e2fsck -fn {}", disk.display()));
+            assert_eq!(checked.status, 0, "{when}: {checked}");
+        }
+    };
+    check("after it grew live");
     let used = std::fs::metadata(&disk)
         .expect("the disk is there")
         .blocks()
@@ -61,7 +95,10 @@ fn kind(name: &str, file: &str) {
     sandbox.sh("banger-vm set --quiet v --disk 128M").ok();
     sandbox.sh("banger-vm start --quiet v").ok();
     let (large, _) = root(&sandbox);
-    assert!(large > small + (48 << 10), "{small} KiB became {large}");
+    assert!(
+        large > small + (48 << 10) && large > grown,
+        "{small} KiB became {grown}, then {large}"
+    );
     let kept = sandbox.sh(
         "banger-vm exec v -- sh -c 'cat /root/file; sha256sum < /root/data | cmp - /root/sum; ls /etc; \
          dd if=/dev/zero of=/root/more bs=1M count=60'",
@@ -69,6 +106,7 @@ fn kind(name: &str, file: &str) {
     assert!(kept.ok().starts_with("kept\n"), "{kept}");
     assert!(!kept.stdout.lines().any(|line| line == "group"), "{kept}");
     sandbox.sh("banger-vm stop --quiet v").ok();
+    check("after it grew at a start");
     assert_eq!(
         sha256(&std::fs::read(&image).expect("the image is there")),
         before,
@@ -176,17 +214,19 @@ fn a_work_disk_begins_as_the_image_has_the_home_and_volumes_outlive_vms() {
     }
     let sandbox = Sandbox::for_guests();
     let layer = Layer::new(
-        &[Entry::File(
-            "root/.profile".into(),
-            0o640,
-            b"of the image\n".to_vec(),
-        )],
+        &[
+            Entry::Directory("seed/".into(), 0o755),
+            Entry::File("seed/.profile".into(), 0o640, b"of the image\n".to_vec()),
+            Entry::File("root/hidden".into(), 0o640, Vec::new()),
+        ],
         Compression::Gzip,
     )
     .unwrap();
     let archive = sandbox.path("home.tar");
     let mut image = Image::busybox().unwrap().with(layer);
-    image.config = serde_json::json!({"Env": ["PATH=/bin"]});
+    image.config = serde_json::json!({
+        "Env": ["PATH=/bin"], "Labels": {"org.banger.work-seed": "/seed"}
+    });
     image.write_archive(&archive, "home:1").unwrap();
     sandbox
         .sh(&format!(
@@ -199,7 +239,7 @@ fn a_work_disk_begins_as_the_image_has_the_home_and_volumes_outlive_vms() {
         .sh(&format!("banger-vm create {flags} --name v home:1"))
         .ok();
     let home = sandbox.sh(
-        "banger-vm exec v -- sh -c 'stat -c \"%a %u %n\" /root /root/.profile; cat /root/.profile; \
+        "banger-vm exec v -- sh -c 'test -e /root/hidden && echo hidden; stat -c \"%a %u %n\" /root /root/.profile; cat /root/.profile; \
          grep -c \" /root ext4 \" /proc/mounts; echo mine > /root/.profile; echo shared > /srv/data/file'",
     );
     assert_eq!(
@@ -245,6 +285,68 @@ fn a_work_disk_begins_as_the_image_has_the_home_and_volumes_outlive_vms() {
         sandbox.sh("banger-vm exec v -- cat /root/.profile").ok(),
         "mine\n"
     );
+    // Another image under the same home and volume; what was written to the root goes only when told so.
+    sandbox
+        .sh("banger-vm exec v -- sh -c 'echo root > /etc/mine; test -e /etc/of-the-second && exit 9; true'")
+        .ok();
+    let layer = Layer::new(
+        &[Entry::File(
+            "etc/of-the-second".into(),
+            0o644,
+            b"2".to_vec(),
+        )],
+        Compression::Gzip,
+    )
+    .unwrap();
+    let mut image = Image::busybox().unwrap().with(layer);
+    image.config =
+        serde_json::json!({"Env": ["PATH=/bin", "SECOND=yes"], "Cmd": ["/bin/sleep", "1000"]});
+    image.write_archive(&archive, "second:1").unwrap();
+    sandbox
+        .sh(&format!(
+            "banger-image import --quiet {}",
+            archive.display()
+        ))
+        .ok();
+    sandbox
+        .sh("banger-vm set v --image second:1 --discard-root")
+        .exits(4)
+        .says("can only be changed while it is stopped")
+        .hints("banger-vm stop v");
+    sandbox.sh("banger-vm stop --quiet v").ok();
+    sandbox
+        .sh("banger-vm set v --image second:1")
+        .exits(1)
+        .says("loses what was written to its root")
+        .hints("--discard-root");
+    sandbox
+        .sh("banger-vm set --dry-run v --image second:1 --discard-root")
+        .exits(0)
+        .says("would change image");
+    assert_eq!(sandbox.vm("v")["image_name"], "home:1");
+    sandbox
+        .sh("banger-vm set --quiet v --image second:1 --discard-root")
+        .ok();
+    let directory = sandbox.vm_directory("v");
+    assert!(!directory.join("data.img").exists() && directory.join("data-1.img").exists());
+    // A change that was cut short leaves a disk that is nobody's.
+    std::fs::write(directory.join("data-2.img"), "half").unwrap();
+    sandbox.sh("banger-vm start --quiet v").ok();
+    assert!(!directory.join("data-2.img").exists());
+    let second = sandbox.sh(
+        "banger-vm exec v -- sh -c 'cat /etc/of-the-second /root/.profile /srv/data/file; echo $SECOND; \
+         ls /etc/mine; pidof sleep > /dev/null && echo its command runs'",
+    );
+    assert_eq!(
+        second.stdout, "2mine\nshared\nyes\nits command runs\n",
+        "{second}"
+    );
+    // The old image is free, the new one is not.
+    sandbox
+        .sh("banger-image delete second:1")
+        .exits(4)
+        .says("v");
+    sandbox.sh("banger-image delete --quiet home:1").ok();
     sandbox.sh("banger-vm delete --quiet --force v").ok();
     sandbox.sh("banger-vm volume delete data").ok();
     assert_eq!(sandbox.sh("banger-vm volume list").ok(), "");

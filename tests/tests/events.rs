@@ -65,6 +65,24 @@ fn a_life_is_told_and_measured() {
         .sh("banger-vm exec v -- sh -c 'echo first-mark > /dev/console'")
         .ok();
     logs.wait_for_stdout("first-mark");
+    // By the time at which it came.
+    let stamped = sandbox.sh("banger-vm logs --timestamps --tail 1 v");
+    let (time, text) = stamped.ok().split_once("Z ").expect("a time");
+    assert_eq!((time.len(), text.trim()), (19, "first-mark"), "{stamped}");
+    let today = sandbox.sh("date -u +%Y-%m").ok().trim().to_owned();
+    assert!(time.starts_with(&today), "{stamped}");
+    for (flags, expected) in [
+        ("--since 1h", true),
+        ("--until 1h", false),
+        ("--since 0s", false),
+    ] {
+        let logs = sandbox.sh(&format!("banger-vm logs {flags} v"));
+        assert_eq!(
+            logs.ok().contains("first-mark"),
+            expected,
+            "{flags}: {logs}"
+        );
+    }
 
     let pings = sandbox
         .sh("banger-vm ping --count 3 --interval 0s v")

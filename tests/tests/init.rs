@@ -38,6 +38,64 @@ fn script(path: &str, text: &str) -> Entry {
     )
 }
 
+fn boot_id(sandbox: &Sandbox) -> String {
+    let id = sandbox.sh("banger-vm exec v -- cat /proc/sys/kernel/random/boot_id");
+    id.ok().to_owned()
+}
+
+/// Waits until the guest is another boot's.
+fn wait_for_reboot(sandbox: &Sandbox, before: &str) {
+    eventually("the guest has booted again", PATIENCE, || {
+        let id = sandbox.sh("banger-vm exec v -- cat /proc/sys/kernel/random/boot_id");
+        (id.status == 0 && id.stdout != before).then_some(())
+    });
+}
+
+#[test]
+fn a_guest_may_reboot_and_what_run_runs_ends_instead() {
+    if skipped("vm") {
+        return;
+    }
+    let sandbox = Sandbox::for_guests();
+    let made = sandbox
+        .sh("banger-vm create --network none --publish 0:80 --name v busybox")
+        .record();
+    let port = made["ports"][0].as_str().unwrap().to_owned();
+    let port = port.split(':').nth(1).unwrap().to_owned();
+    let before = boot_id(&sandbox);
+    let monitor = sandbox.handle("v", "monitor_pid");
+    sandbox.sh("banger-vm exec v -- sh -c 'echo kept > /root/file; sync; reboot'");
+    wait_for_reboot(&sandbox, &before);
+    assert_eq!(sandbox.handle("v", "monitor_pid"), monitor);
+    assert_eq!(sandbox.vm("v")["state"], "running");
+    assert_eq!(
+        sandbox.sh("banger-vm exec v -- cat /root/file").ok(),
+        "kept\n"
+    );
+    sandbox
+        .sh("banger-vm exec v -- sh -c 'httpd -p 80 -h /root'")
+        .ok();
+    let answer = sandbox.sh(&format!(
+        "wget -qO- http://127.0.0.1:{port}/file || busybox wget -qO- http://127.0.0.1:{port}/file"
+    ));
+    assert_eq!(answer.ok(), "kept\n");
+    let events = sandbox.sh("banger-vm events v").records();
+    let words: Vec<_> = events.iter().map(|event| &event["event"]).collect();
+    let tail = &words[words.len() - 2..];
+    assert_eq!(tail, [&json!("rebooted"), &json!("ready")], "{words:?}");
+    // What was on the console before the reboot is there still.
+    let console = sandbox.sh("banger-vm logs v");
+    assert!(
+        console.ok().matches("reboot: Restarting").count() == 1,
+        "{console}"
+    );
+    sandbox.sh("banger-vm delete --quiet --force v").ok();
+
+    let ran = sandbox.sh("banger-vm run --network none busybox -- sh -c 'reboot -f'");
+    assert_eq!(ran.status, 255, "{ran}");
+    assert_eq!(sandbox.sh("banger-vm list").ok(), "");
+}
+
 #[test]
 fn systemd_runs_a_machine_with_the_agent_beside_it() {
     if skipped("vm") {
@@ -73,6 +131,17 @@ fn systemd_runs_a_machine_with_the_agent_beside_it() {
         let journal = sandbox.sh("banger-vm exec v -- journalctl --no-pager -u talk");
         journal.stdout.contains("service-speaks").then_some(())
     });
+    // A reboot is one of the guest, not the VM's end.
+    let before = boot_id(&sandbox);
+    let vmm = sandbox.handle("v", "vmm_pid");
+    sandbox.sh("banger-vm exec v -- systemctl reboot");
+    wait_for_reboot(&sandbox, &before);
+    assert_ne!(sandbox.handle("v", "vmm_pid"), vmm);
+    assert_eq!(
+        sandbox.sh("banger-vm exec v -- cat /root/stopped").ok(),
+        "stopped\n"
+    );
+    sandbox.sh("banger-vm exec v -- systemctl is-system-running --wait");
     let stopped = sandbox.sh("banger-vm stop --grace 200 v").record();
     assert_eq!(stopped["state"], "stopped", "{stopped}");
     let directory = sandbox.vm_directory("v");

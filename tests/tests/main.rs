@@ -20,6 +20,7 @@ mod images;
 mod init;
 mod interleavings;
 mod lifecycle;
+mod limits;
 mod mounts;
 mod netd;
 mod nix_flake;

@@ -1,9 +1,11 @@
 //! Logging in by SSH with the distribution's client: statuses, streams, terminals, keys.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use banger_tests::{Compression, Entry, Image, Layer, Outcome, Sandbox, eventually, skipped};
+use banger_tests::{
+    Compression, Entry, Image, Layer, Outcome, Sandbox, eventually, programs, skipped,
+};
 
 /// Whatever the load, nothing here takes longer.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -27,13 +29,108 @@ fn people_log_in_and_run_commands() {
         return;
     }
     let sandbox = guest();
+    // Connects and does not log in, until it is thrown out.
+    let stranger = sandbox.start("exec banger-vm ssh-proxy t");
+    stranger.wait_for_stdout("SSH-2.0-banger");
+    let connected = Instant::now();
     commands(&sandbox);
     streams(&sandbox);
+    lasting(&sandbox);
     terminals(&sandbox);
     floods(&sandbox);
     keys(&sandbox);
     proxy(&sandbox);
+    // It has a minute.
+    stranger.wait_for_end();
+    assert!(connected.elapsed() >= Duration::from_secs(50));
     restarts(&sandbox);
+}
+
+/// Connections that are old: keys are agreed on anew, and a quiet one is known to be alive.
+fn lasting(sandbox: &Sandbox) {
+    sandbox.sh("head -c 3000000 /dev/urandom > much").ok();
+    let local = sandbox.sh("sha256sum < much").ok().to_owned();
+    let there = sandbox.sh(
+        "banger-vm ssh -o RekeyLimit=256K -o LogLevel=DEBUG1 t -- 'tee /tmp/much | sha256sum' < much",
+    );
+    assert_eq!(there.ok(), local);
+    let back = sandbox
+        .sh("banger-vm ssh -o RekeyLimit=256K -o LogLevel=DEBUG1 t -- cat /tmp/much | sha256sum");
+    assert_eq!(back.ok(), local);
+    for direction in [&there, &back] {
+        let agreements = direction
+            .stderr
+            .matches("SSH2_MSG_NEWKEYS received")
+            .count();
+        assert!(
+            agreements > 3,
+            "{agreements} agreements on keys: {direction}"
+        );
+    }
+    // The client hangs up when one question in a second is not answered.
+    let quiet = sandbox.sh(
+        "banger-vm ssh -o ServerAliveInterval=1 -o ServerAliveCountMax=2 -o LogLevel=DEBUG3 t -- 'sleep 4; echo quiet'",
+    );
+    assert_eq!(quiet.ok(), "quiet\n");
+    assert!(quiet.stderr.contains("keepalive@openssh.com"), "{quiet}");
+}
+
+/// Dropbear as the image's own server.
+#[test]
+fn an_own_server_of_the_image_is_pinned_when_first_seen() {
+    if skipped("vm") {
+        return;
+    }
+    let sandbox = Sandbox::for_guests();
+    sandbox.sh("ssh-keygen -q -t ed25519 -N '' -f key").ok();
+    let public = fs::read(sandbox.path("key.pub")).expect("the sandbox is ours");
+    let home = [
+        Entry::Directory("etc/dropbear/".into(), 0o755),
+        Entry::Directory("root/.ssh/".into(), 0o700),
+        Entry::File("root/.ssh/authorized_keys".into(), 0o600, public),
+        Entry::File("etc/shells".into(), 0o644, b"/bin/sh\n".to_vec()),
+    ];
+    let image = Image::busybox()
+        .expect("busybox is installed")
+        .with(programs(&["/usr/sbin/dropbear"]).expect("dropbear is installed"))
+        .with(Layer::new(&home, Compression::Gzip).expect("entries can be packed"));
+    image
+        .write_archive(&sandbox.path("own.tar"), "own:latest")
+        .expect("the sandbox is ours");
+    sandbox
+        .sh("banger-image import --quiet own.tar && banger-vm create --quiet --name d --network none own")
+        .ok();
+    let serve = "banger-vm exec d -- sh -c 'dropbear -R -s -p 127.0.0.1:2222 -P /tmp/pid'";
+    sandbox.sh(serve).ok();
+    let ssh = |rest: &str| {
+        sandbox.sh(&format!(
+            "banger-vm ssh --guest-sshd=2222 -l root -o IdentityFile=key -o BatchMode=yes d -- {rest}"
+        ))
+    };
+    eventually("the server answers", PATIENCE, || {
+        (ssh("true").status == 0).then_some(())
+    });
+    let again = ssh("'echo $SSH_CONNECTION; cat /proc/$PPID/comm'");
+    assert!(again.ok().ends_with("dropbear\n"), "{again}");
+    assert_eq!(again.stderr, "", "it is known by now");
+    // Another key: not the server that was seen.
+    sandbox
+        .sh("banger-vm exec d -- sh -c 'kill $(cat /tmp/pid); rm /etc/dropbear/*; touch /tmp/changed'")
+        .ok();
+    let refused = eventually("another server answers", PATIENCE, || {
+        sandbox.sh(serve);
+        let refused = ssh("touch /tmp/reached");
+        refused
+            .stderr
+            .contains("HOST IDENTIFICATION HAS CHANGED")
+            .then_some(refused)
+    });
+    refused.exits(255).says("Host key verification failed");
+    sandbox
+        .sh("banger-vm exec d -- test -e /tmp/reached")
+        .exits(1);
+    // The agent's own server has its own key, and is still there.
+    sandbox.sh("banger-vm ssh d -- true").ok();
 }
 
 fn commands(sandbox: &Sandbox) {

@@ -27,6 +27,11 @@ pub(crate) const DEMO: &[Package] = &[
         "runs the VMs",
     ),
     package(
+        "qemu-system-common",
+        "/usr/lib/qemu/virtiofsd",
+        "serves directories of the host to VMs",
+    ),
+    package(
         "e2fsprogs",
         "/sbin/e2fsck",
         "checks and makes ext4 file systems",
@@ -87,6 +92,11 @@ pub(crate) const TEST: &[Package] = &[
         "openssh-client",
         "/usr/bin/ssh",
         "logs in to guests, with its scp and sftp",
+    ),
+    package(
+        "dropbear-bin",
+        "/usr/sbin/dropbear",
+        "is an image's own SSH server",
     ),
     package("rsync", "/usr/bin/rsync", "copies trees by ssh"),
     package("nftables", "/usr/sbin/nft", "loads the rules between VMs"),
