@@ -370,7 +370,7 @@ impl Monitor {
                     }
                 }
                 if self.exited.is_none() {
-                    for lost in self.vm.shares.ended() {
+                    for lost in self.vm.shares.failed() {
                         self.vm.log.line(&lost);
                         self.vm.happened("share-lost", Some(&lost));
                     }

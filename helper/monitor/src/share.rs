@@ -56,13 +56,15 @@ pub(crate) enum ShareError {
 pub(crate) struct Servers(Vec<(Child, PathBuf)>);
 
 impl Servers {
-    /// Those that have ended since the last look, in words.
-    pub(crate) fn ended(&mut self) -> Vec<String> {
+    /// Those that have failed since the last look, in words; at the VMM's end they end well by themselves.
+    pub(crate) fn failed(&mut self) -> Vec<String> {
         let mut words = Vec::new();
         self.0.retain_mut(|(child, source)| match child.try_wait() {
             Ok(Some(status)) => {
                 let source = source.display();
-                words.push(format!("the server of {source} has ended ({status})"));
+                if !status.success() {
+                    words.push(format!("the server of {source} has ended ({status})"));
+                }
                 false
             }
             _ => true,
