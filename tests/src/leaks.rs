@@ -25,6 +25,9 @@ impl Sandbox {
                 "{folder} without a row, or without files"
             );
         }
+        let ids: BTreeSet<String> = images.iter().map(|image| text(&image["id"])).collect();
+        let roots = self.entries("gcroots");
+        assert!(roots.is_subset(&ids), "roots {roots:?} of images {ids:?}");
         for folder in ["staging", "trash"] {
             let left = self.entries(folder);
             assert!(left.is_empty(), "{folder} holds {left:?}");

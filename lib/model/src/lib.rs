@@ -29,8 +29,9 @@ pub use progress::{Progress, Silent, Step};
 pub use proxy::{ProxyUrl, ProxyUrlError};
 pub use publish::Publish;
 pub use record::{
-    AddressRecord, BlobRecord, BlobState, CheckRecord, ImageRecord, KernelRecord, NetworkRecord,
-    OciConfig, OperationRecord, OperationState, Record, SCHEMA, VmRecord, VmState, VolumeRecord,
+    AddressRecord, BlobRecord, BlobState, CheckRecord, ImageRecord, KernelRecord, LayoutRecord,
+    NetworkRecord, OciConfig, OperationRecord, OperationState, Record, SCHEMA, VmRecord, VmState,
+    VolumeRecord,
 };
 pub use reference::{Reference, ReferenceError};
 pub use size::{ByteSize, SizeError};

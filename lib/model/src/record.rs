@@ -56,6 +56,8 @@ pub enum Record {
     Answer(AnswerRecord),
     /// How the host's resolver gets to names of VMs.
     Route(RouteRecord),
+    /// An OCI layout that was written.
+    Layout(LayoutRecord),
 }
 
 impl Record {
@@ -80,6 +82,7 @@ impl Record {
             Record::Name(_) => "name",
             Record::Answer(_) => "answer",
             Record::Route(_) => "route",
+            Record::Layout(_) => "layout",
         }
     }
 
@@ -104,6 +107,7 @@ impl Record {
             Record::Name(name) => name.id.as_str(),
             Record::Answer(answer) => &answer.name,
             Record::Route(route) => &route.link,
+            Record::Layout(layout) => layout.digest.as_str(),
         }
     }
 }
@@ -129,6 +133,12 @@ impl From<VmRecord> for Record {
 impl From<BlobRecord> for Record {
     fn from(blob: BlobRecord) -> Record {
         Record::Blob(blob)
+    }
+}
+
+impl From<LayoutRecord> for Record {
+    fn from(layout: LayoutRecord) -> Record {
+        Record::Layout(layout)
     }
 }
 
@@ -239,9 +249,28 @@ pub struct ImageRecord {
     pub used: ByteSize,
     /// How to run it.
     pub config: OciConfig,
+    /// The kernel that it brings; VMs of it boot that one unless another is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<KernelId>,
     /// Publication time, milliseconds since 1970.
     pub created_ms: u64,
     /// Something was made by the command that prints this.
+    #[serde(default)]
+    pub changed: bool,
+}
+
+/// An OCI layout outside of the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayoutRecord {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Its directory.
+    pub path: String,
+    /// Digest of the one manifest in it.
+    pub digest: Digest,
+    /// Bytes of its blobs.
+    pub size: ByteSize,
+    /// It was made by the command that prints this.
     #[serde(default)]
     pub changed: bool,
 }

@@ -142,6 +142,16 @@ impl Context {
         self.locks().join("operation").join(id.as_str())
     }
 
+    /// Links into the host's Nix store, each called after the image that needs what it leads to.
+    pub(crate) fn roots(&self) -> PathBuf {
+        self.data.join("gcroots")
+    }
+
+    /// The link that keeps what an image was made of from Nix's garbage collector; it may be missing.
+    pub fn image_root(&self, id: &ImageId) -> PathBuf {
+        self.roots().join(id.as_str())
+    }
+
     pub(crate) fn staging(&self) -> PathBuf {
         self.data.join("staging")
     }
@@ -205,6 +215,7 @@ impl Context {
             "vms",
             "blobs",
             "cache",
+            "gcroots",
             "locks",
             "locks/vm",
             "locks/operation",

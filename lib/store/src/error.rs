@@ -92,6 +92,14 @@ pub enum StoreError {
         /// Names of the VMs.
         users: Vec<String>,
     },
+    /// Images bring it.
+    #[error("the kernel `{name}` belongs to {}", images.join(", "))]
+    KernelOfImages {
+        /// Of the kernel.
+        name: String,
+        /// Names or ids of the images.
+        images: Vec<String>,
+    },
     /// A row that does not parse; only a defect or an edited database makes one.
     #[error("the database row of {what} is damaged: {reason}")]
     DamagedRow {
@@ -130,7 +138,9 @@ impl Diagnose for StoreError {
     fn exit(&self) -> Exit {
         match self {
             StoreError::NotFound { .. } => Exit::NotFound,
-            StoreError::NameTaken { .. } | StoreError::InUse { .. } => Exit::Busy,
+            StoreError::NameTaken { .. }
+            | StoreError::InUse { .. }
+            | StoreError::KernelOfImages { .. } => Exit::Busy,
             StoreError::Ambiguous { .. } | StoreError::NoHome | StoreError::RelativePath { .. } => {
                 Exit::Usage
             }
@@ -165,6 +175,9 @@ impl Diagnose for StoreError {
             StoreError::NameTaken { .. } => Some("choose another --name".into()),
             StoreError::InUse { users, .. } => {
                 Some(format!("banger-vm delete {}", users.join(" ")))
+            }
+            StoreError::KernelOfImages { images, .. } => {
+                Some(format!("banger-image delete {}", images.join(" ")))
             }
             StoreError::Newer { .. } => {
                 Some("run the newer banger, or choose another --store".into())

@@ -1,6 +1,6 @@
 //! Images: publication, names, look-up, deletion.
 
-use lib_model::{ByteSize, Digest, ImageId, ImageRecord, OciConfig, Reference, SCHEMA};
+use lib_model::{ByteSize, Digest, ImageId, ImageRecord, KernelId, OciConfig, Reference, SCHEMA};
 use rusqlite::Row;
 
 use crate::look_up::Table;
@@ -24,6 +24,8 @@ pub struct NewImage {
     pub used: ByteSize,
     /// How to run it.
     pub config: OciConfig,
+    /// The kernel that it brings, which is in the store already.
+    pub kernel: Option<KernelId>,
 }
 
 impl Store {
@@ -75,8 +77,7 @@ impl Store {
         new: &NewImage,
         name: Option<&str>,
     ) -> Result<ImageRecord, StoreError> {
-        let id = ImageId::random()
-            .map_err(crate::io_error("name an image in", self.context().data()))?;
+        let id = staged.image_id().clone();
         let config =
             serde_json::to_string(&new.config).map_err(|error| StoreError::DamagedRow {
                 what: format!("image {id}"),
@@ -85,8 +86,8 @@ impl Store {
         let target = self.context().image(&id);
         self.publish(staged, &target, |transaction| {
             transaction.execute(
-                "INSERT INTO images (id, digest, source, architecture, filesystem, size, used, config, created_ms)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                "INSERT INTO images (id, digest, source, architecture, filesystem, size, used, config, created_ms, kernel)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
                 rusqlite::params![
                     id.as_str(),
                     new.digest.as_str(),
@@ -97,6 +98,7 @@ impl Store {
                     new.used.0.cast_signed(),
                     config,
                     now_ms().cast_signed(),
+                    new.kernel.as_ref().map(KernelId::as_str),
                 ],
             )?;
             if let Some(name) = name {
@@ -155,6 +157,8 @@ impl Store {
             });
         }
         deleted?;
+        // After the row: what no image needs may be collected, not the other way round.
+        self.drop_root(id)?;
         move_to_trash(self.context(), &self.context().image(id))
     }
 }
@@ -167,7 +171,7 @@ fn untagged(name: &str) -> &str {
 pub(crate) const IMAGES: Table<ImageRecord> = Table {
     kind: "image",
     name: "images",
-    select: "SELECT id, digest, source, architecture, filesystem, size, used, config, created_ms,
+    select: "SELECT id, digest, source, architecture, filesystem, size, used, config, created_ms, kernel,
         (SELECT json_group_array(name) FROM (SELECT name FROM image_names WHERE image = images.id ORDER BY name))
         FROM images",
     by_name: "id = (SELECT image FROM image_names WHERE name = ?1)",
@@ -188,7 +192,11 @@ fn image(row: &Row<'_>) -> Result<ImageRecord, Box<dyn std::error::Error>> {
         used: ByteSize(row.get::<_, i64>(6)?.cast_unsigned()),
         config: serde_json::from_str(&row.get::<_, String>(7)?)?,
         created_ms: row.get::<_, i64>(8)?.cast_unsigned(),
-        names: serde_json::from_str(&row.get::<_, String>(9)?)?,
+        kernel: row
+            .get::<_, Option<String>>(9)?
+            .map(KernelId::try_from)
+            .transpose()?,
+        names: serde_json::from_str(&row.get::<_, String>(10)?)?,
         changed: false,
     })
 }
@@ -211,6 +219,7 @@ pub(crate) mod tests {
                 env: vec!["A=b".into()],
                 ..OciConfig::default()
             },
+            kernel: None,
         }
     }
 

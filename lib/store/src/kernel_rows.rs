@@ -1,6 +1,6 @@
 //! Kernels: publication, look-up, deletion. They share the images lock.
 
-use lib_model::{Digest, KernelId, KernelName, KernelRecord, SCHEMA};
+use lib_model::{Digest, ImageRecord, KernelId, KernelName, KernelRecord, SCHEMA};
 use rusqlite::Row;
 
 use crate::look_up::Table;
@@ -105,10 +105,20 @@ impl Store {
         })
     }
 
-    /// Deletes a kernel that no VM uses; as [`Store::delete_image`].
+    fn images_with_kernel(&self, kernel: &KernelRecord) -> Result<Vec<String>, StoreError> {
+        let images = self.images()?.into_iter();
+        let with = images.filter(|image| image.kernel.as_ref() == Some(&kernel.id));
+        let name = |image: ImageRecord| match image.names.into_iter().next() {
+            Some(name) => name,
+            None => image.id.to_string(),
+        };
+        Ok(with.map(name).collect())
+    }
+
+    /// Deletes a kernel that no VM and no image uses; as [`Store::delete_image`].
     ///
     /// # Errors
-    /// [`StoreError::InUse`] with the names of the VMs.
+    /// [`StoreError::InUse`] with the names of the VMs, [`StoreError::KernelOfImages`].
     pub fn delete_kernel(
         &mut self,
         _guard: &ImagesGuard<'_>,
@@ -118,10 +128,18 @@ impl Store {
             transaction.execute("DELETE FROM kernels WHERE id = ?1", [kernel.id.as_str()])
         });
         if deleted.as_ref().is_err_and(StoreError::is_foreign_key) {
-            return Err(StoreError::InUse {
-                kind: "kernel",
-                name: kernel.name.to_string(),
-                users: self.vms_that_use("kernel", kernel.id.as_str())?,
+            let name = kernel.name.to_string();
+            let users = self.vms_that_use("kernel", kernel.id.as_str())?;
+            return Err(match users.is_empty() {
+                true => StoreError::KernelOfImages {
+                    name,
+                    images: self.images_with_kernel(kernel)?,
+                },
+                false => StoreError::InUse {
+                    kind: "kernel",
+                    name,
+                    users,
+                },
             });
         }
         deleted?;

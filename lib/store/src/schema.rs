@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use crate::{Context, FileLock, StoreError};
 
-const FORMAT: i64 = 3;
+const FORMAT: i64 = 4;
 
 /// `MIGRATIONS[n]` leads from format n to n + 1; with it, the oldest format that may still write.
 const MIGRATIONS: &[(&str, i64)] = &[
@@ -20,6 +20,8 @@ const MIGRATIONS: &[(&str, i64)] = &[
     (OPERATIONS, 1),
     // The same tables. A banger before this one writes a VM's row without the fields that it does not know.
     ("", 3),
+    // The one before makes images without, and boots all with the newest kernel.
+    (IMAGE_KERNELS, 3),
 ];
 
 const FIRST: &str = "CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
@@ -47,6 +49,10 @@ const OPERATIONS: &str = "CREATE TABLE operations (
         id TEXT PRIMARY KEY, operation TEXT NOT NULL, name TEXT NOT NULL, vm TEXT,
         stage TEXT NOT NULL, done INTEGER NOT NULL, total INTEGER,
         created_ms INTEGER NOT NULL, finished_ms INTEGER, outcome TEXT) STRICT;";
+
+const IMAGE_KERNELS: &str =
+    "ALTER TABLE images ADD COLUMN kernel TEXT REFERENCES kernels (id) ON DELETE RESTRICT;
+     CREATE INDEX images_by_kernel ON images (kernel);";
 
 /// An open store.
 pub struct Store {
@@ -108,6 +114,8 @@ impl Store {
         let (store, format) = opened?;
         match format {
             0 => Ok(None),
+            // Its rows lack columns that are read: it is brought up to date where that can be.
+            1..FORMAT if !is_read_only(context.data()) => Store::open(context).map(Some),
             _ => Ok(Some(store)),
         }
     }
@@ -308,8 +316,8 @@ pub(crate) mod tests {
         assert!(matches!(
             Store::open(&context),
             Err(StoreError::Newer {
-                found: 4,
-                known: 3,
+                found: 5,
+                known: 4,
                 ..
             })
         ));

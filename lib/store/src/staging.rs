@@ -17,6 +17,7 @@ use crate::{Context, FileLock, Store, StoreError, io_error, private_dir};
 /// A directory under `staging/`; removed with everything in it unless it is published.
 #[derive(Debug)]
 pub struct Staged {
+    id: ImageId,
     directory: PathBuf,
     lock_path: PathBuf,
     _lock: FileLock,
@@ -62,11 +63,18 @@ impl Staged {
             private_dir(&directory)?;
             staged().push(directory.clone());
             return Ok(Staged {
+                id,
                 directory,
                 lock_path,
                 _lock: lock,
             });
         }
+    }
+
+    /// The id of the image that is published from here. As long as this is staged, nobody removes its
+    /// [`Context::image_root`].
+    pub fn image_id(&self) -> &ImageId {
+        &self.id
     }
 
     /// The directory.
@@ -168,7 +176,51 @@ impl Store {
                 self.sweep_orphans(table, lock)?;
             }
         }
+        if !self.unneeded_roots()?.is_empty() {
+            self.sweep_roots()?;
+        }
         sweep(self.context());
+        Ok(())
+    }
+
+    /// Removes the root of an image that has no row any more.
+    pub(crate) fn drop_root(&self, id: &ImageId) -> Result<(), StoreError> {
+        let root = self.context().image_root(id);
+        match point("root.remove").and_then(|()| fs::remove_file(&root)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(io_error("remove", &root)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Roots of images that have no row, and of which nobody knows whether they will.
+    fn unneeded_roots(&self) -> Result<Vec<ImageId>, StoreError> {
+        let entries = fs::read_dir(self.context().roots());
+        let names = entries.into_iter().flatten().flatten();
+        let mut roots: Vec<ImageId> = names
+            .filter_map(|entry| ImageId::try_from(entry.file_name().to_str()?).ok())
+            .collect();
+        if !roots.is_empty() {
+            let known: HashSet<String> = self.ids("images")?.into_iter().collect();
+            roots.retain(|id| !known.contains(id.as_str()));
+        }
+        Ok(roots)
+    }
+
+    /// An image is published under the lock, from a staging directory that its maker has locked: under the first, a
+    /// root with neither row nor maker has no image to come.
+    fn sweep_roots(&self) -> Result<(), StoreError> {
+        let path = self.context().locks().join("images");
+        let Some(_lock) = FileLock::try_take(&path).map_err(io_error("lock", &path))? else {
+            return Ok(());
+        };
+        for id in self.unneeded_roots()? {
+            let lock_path = self.context().staging().join(format!("{id}.lock"));
+            if !FileLock::is_held(&lock_path) {
+                self.drop_root(&id)?;
+            }
+        }
         Ok(())
     }
 

@@ -81,6 +81,9 @@ pub struct VmSpec {
     /// What this banger does not know.
     #[serde(flatten)]
     pub unknown: serde_json::Map<String, serde_json::Value>,
+    /// One of the shares is the host's Nix store, which the guest has below its own.
+    #[serde(default)]
+    pub share_store: bool,
 }
 
 /// A volume of a VM.
@@ -410,6 +413,7 @@ mod tests {
                 cpu_limit: None,
                 memory_limit: None,
                 unknown: serde_json::Map::new(),
+                share_store: false,
             },
         };
         let guard = locks.create().unwrap();

@@ -55,6 +55,7 @@ fn new_image() -> NewImage {
         size: ByteSize(1),
         used: ByteSize(1),
         config: OciConfig::default(),
+        kernel: None,
     }
 }
 
@@ -88,6 +89,7 @@ fn new_vm(name: &str, image: &ImageId, kernel: &KernelId) -> NewVm {
             cpu_limit: None,
             memory_limit: None,
             unknown: serde_json::Map::new(),
+            share_store: false,
         },
     }
 }
