@@ -123,6 +123,7 @@ pub(crate) fn build(
         size: ByteSize(summary.image_bytes),
         used: ByteSize(summary.used_bytes),
         config: plan.config.run.clone(),
+        kernel: None,
     })
 }
 
@@ -144,7 +145,7 @@ fn write_out(image: &File, told: Receiver<()>) -> io::Result<()> {
     Ok(())
 }
 
-fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let mut file = private_file(path)?;
     io::Write::write_all(&mut file, bytes)
         .and_then(|()| file.sync_all())
@@ -194,7 +195,7 @@ fn unwrap(error: lib_fs::Error, image: &str) -> Error {
 }
 
 /// Everything that must not be random comes from the manifest's digest.
-fn options(digest: &Digest, how: How<'_>) -> lib_fs::Options {
+pub(crate) fn options(digest: &Digest, how: How<'_>) -> lib_fs::Options {
     let mut hasher = Sha256::new();
     hasher.update(b"banger ext4\0");
     hasher.update(digest.as_str());

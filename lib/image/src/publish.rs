@@ -1,6 +1,6 @@
 //! The end of every pull and import, and deletion: what happens under the images lock.
 
-use lib_model::{Filesystem, ImageRecord, Reference};
+use lib_model::{Digest, Filesystem, ImageRecord, Reference};
 use lib_store::{Locks, NewImage, Staged, Store, StoreError};
 
 use crate::blobs::Blobs;
@@ -11,14 +11,28 @@ use crate::{Error, Size};
 /// for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted<'a> {
-    pub(crate) manifest: &'a Descriptor,
+    pub(crate) digest: &'a Digest,
+    /// Of an image that has one, which other tools find by it.
+    pub(crate) manifest: Option<&'a Descriptor>,
     pub(crate) size: Size,
     pub(crate) filesystem: Filesystem,
 }
 
+impl<'a> Wanted<'a> {
+    /// Of an image that has a manifest.
+    pub(crate) fn of(manifest: &'a Descriptor, size: Size, filesystem: Filesystem) -> Self {
+        Wanted {
+            digest: &manifest.digest,
+            manifest: Some(manifest),
+            size,
+            filesystem,
+        }
+    }
+}
+
 /// An image with this manifest, file system and size that is complete in the store.
 pub(crate) fn existing(store: &Store, wanted: Wanted<'_>) -> Result<Option<ImageRecord>, Error> {
-    let digest = &wanted.manifest.digest;
+    let digest = wanted.digest;
     let usable = |image: &ImageRecord| {
         image.filesystem == wanted.filesystem.as_str()
             && wanted.size.fits(&store.context().image(&image.id))
@@ -58,7 +72,9 @@ pub(crate) fn publish(
         Some(there) => rename(store, &guard, &there, name)?,
         None => store.publish_image(&guard, staged, new, name)?,
     };
-    blobs.name(&guard, wanted.manifest, name)?;
+    if let Some(manifest) = wanted.manifest {
+        blobs.name(&guard, manifest, name)?;
+    }
     Ok(record)
 }
 
@@ -82,8 +98,8 @@ pub(crate) fn name_existing(
         return Ok(None);
     };
     let record = rename(store, &guard, &there, name)?;
-    if record.changed {
-        blobs.name(&guard, wanted.manifest, name)?;
+    if let (true, Some(manifest)) = (record.changed, wanted.manifest) {
+        blobs.name(&guard, manifest, name)?;
     }
     Ok(Some(record))
 }

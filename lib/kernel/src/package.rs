@@ -114,6 +114,13 @@ fn classify(name: &str, size: Option<u64>, seconds: i64) -> Option<Found<'_>> {
     }))
 }
 
+/// What a tree of modules has links to, that are none.
+const SOURCES: [&str; 2] = ["build", "source"];
+/// In a Nix store, trees are put together from links; they are followed within it.
+const LINKED: &str = "/nix/store";
+/// Deeper than any tree that does not turn in circles.
+const DEEPEST: usize = 32;
+
 /// Calls `visit` for all modules in a directory such as `/lib/modules/6.1.0`, which is named after
 /// its release. Symbolic links, such as the one to the build tree, are left out.
 pub(crate) fn walk_directory(root: &Path, visit: &mut Visit<'_>) -> Result<(), KernelError> {
@@ -146,7 +153,17 @@ pub(crate) fn walk_directory(root: &Path, visit: &mut Visit<'_>) -> Result<(), K
             };
             let path = root.join(&below);
             let failed = io_error("read", &path);
-            let metadata = std::fs::symlink_metadata(&path).map_err(&failed)?;
+            let mut metadata = std::fs::symlink_metadata(&path).map_err(&failed)?;
+            if metadata.is_symlink() && resolved.starts_with(LINKED) && !SOURCES.contains(&&*below)
+            {
+                let target = path.canonicalize().map_err(&failed)?;
+                if target.starts_with(LINKED) {
+                    metadata = target.metadata().map_err(&failed)?;
+                }
+            }
+            if below.split('/').count() > DEEPEST {
+                return Err(failed(io::Error::other("its links turn in circles")));
+            }
             let size = metadata.is_file().then_some(metadata.len());
             let item = Item {
                 release: &release,

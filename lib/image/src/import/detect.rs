@@ -107,7 +107,7 @@ fn other_format(head: &[u8]) -> Option<&'static str> {
             Some("it is a .deb package (a kernel? banger-image kernel import)")
         }
         _ if head.get(1080..1082) == Some(&[0x53, 0xef]) => {
-            Some("it is an ext4 file system, which cannot be imported yet")
+            Some("it is an ext4 file system, which is imported from a file only")
         }
         _ => None,
     }

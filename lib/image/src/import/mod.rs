@@ -5,8 +5,10 @@
 
 mod archive;
 mod detect;
+mod disk;
 mod docker;
 mod layout;
+mod nix;
 mod rootfs;
 
 use std::fs::File;
@@ -17,6 +19,7 @@ use std::sync::Arc;
 use lib_model::{Digest, Filesystem, ImageRecord, OciConfig, Progress, Reference};
 use lib_store::{Locks, Staged, Store};
 
+pub use self::nix::{NixImage, import_nix, import_program};
 use crate::blobs::Blobs;
 use crate::build::{How, Plan, build};
 use crate::layer::{Bounded, Compression, CountingReader, compression, unpack};
@@ -75,6 +78,11 @@ pub fn import(
     progress: &dyn Progress,
 ) -> Result<ImageRecord, Error> {
     check_run(&request.run)?;
+    if let Input::Path(path) = &input
+        && let Some(file) = ext4(path)?
+    {
+        return disk::import(store, locks, (path, file), request, progress);
+    }
     request.size.check(request.filesystem)?;
     let blobs = Blobs::open(store.context())?;
     let mut import = Import {
@@ -95,11 +103,7 @@ pub fn import(
     .into_iter();
     let first = names.next();
     let plan = &found.plan;
-    let wanted = Wanted {
-        manifest: &plan.manifest,
-        size: request.size,
-        filesystem: request.filesystem,
-    };
+    let wanted = Wanted::of(&plan.manifest, request.size, request.filesystem);
     let record = match name_existing(store, locks, wanted, first.as_deref())? {
         Some(record) => record,
         None => {
@@ -129,6 +133,12 @@ pub fn import(
         changed,
         ..store.image(record.id.as_str())?
     })
+}
+
+/// The file, when it is an ext4 file system.
+fn ext4(path: &Path) -> Result<Option<File>, Error> {
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    Ok(Some(file).filter(disk::is_ext4))
 }
 
 /// What an input turned out to hold; its blobs are in the store.
