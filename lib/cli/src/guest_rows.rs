@@ -18,6 +18,7 @@ pub(crate) fn heading(record: &Record) -> &'static [&'static str] {
         ],
         Record::Ping(_) => &["VM", "SEQUENCE", "MILLISECONDS", "AGENT"],
         Record::Volume(_) => &["NAME", "SIZE", "USED", "VMS"],
+        Record::Layout(_) => &["DIGEST", "SIZE", "PATH"],
         Record::Event(_) => &["TIME", "VM", "EVENT", "DETAIL"],
         Record::Network(_)
         | Record::Address(_)
@@ -65,6 +66,11 @@ pub(crate) fn row(record: &Record) -> Vec<String> {
             volume.size.to_string(),
             volume.used.to_string(),
             volume.vms.join(", "),
+        ],
+        Record::Layout(layout) => vec![
+            layout.digest.short().to_owned(),
+            layout.size.to_string(),
+            printable(&layout.path),
         ],
         Record::Ping(ping) => vec![
             ping.name.to_string(),

@@ -47,6 +47,7 @@ impl Kind {
             Record::Operation(_) => self == Kind::Operation,
             Record::Blob(_)
             | Record::Volume(_)
+            | Record::Layout(_)
             | Record::Network(_)
             | Record::Check(_)
             | Record::Answer(_)

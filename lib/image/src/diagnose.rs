@@ -10,6 +10,7 @@ impl Diagnose for Error {
     fn exit(&self) -> Exit {
         match self {
             Error::Store(error) => error.exit(),
+            Error::Nix(error) => error.exit(),
             Error::UnknownRepository { .. }
             | Error::UnknownTag { .. }
             | Error::NoPlatform { .. }
@@ -24,6 +25,8 @@ impl Diagnose for Error {
             Error::Platform(_)
             | Error::SeveralImages { .. }
             | Error::OptionUnused { .. }
+            | Error::NotEmpty(_)
+            | Error::NotPulled { .. }
             | Error::OptionValue { .. } => Exit::Usage,
             _ => Exit::Failed,
         }
@@ -32,6 +35,7 @@ impl Diagnose for Error {
     fn hint(&self) -> Option<String> {
         let hint = match self {
             Error::Store(error) => return error.hint(),
+            Error::Nix(error) => return error.hint(),
             Error::Unauthorized { registry, .. } | Error::Denied { registry, .. } => format!(
                 "podman login {registry}   (or docker login; the files read are \
                  $REGISTRY_AUTH_FILE, containers/auth.json and ~/.docker/config.json)"
@@ -118,6 +122,13 @@ impl Diagnose for Error {
                 source: lib_fs::Error::Limit { what, limit: reached },
                 ..
             } => return limit(what, reached.saturating_mul(2)),
+            Error::NoLayers { source_text, .. } if !source_text.contains(' ') => {
+                format!("banger-image pull {source_text}   (brings them again)")
+            }
+            Error::NotEmpty(_) => "name a directory that is not there yet".into(),
+            Error::NotPulled { .. } => {
+                "banger-image pull REFERENCE, then export that (a derivation pulls by digest)".into()
+            }
             Error::NotAnImage { .. } => {
                 "import reads OCI layouts, OCI and docker archives, and tar archives of a root \
                  file system"

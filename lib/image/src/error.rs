@@ -16,6 +16,9 @@ pub enum Error {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Nix, or what it built.
+    #[error(transparent)]
+    Nix(#[from] lib_nix::Error),
     /// A file or stream could not be read or written.
     #[error("cannot {action} {}", path.display())]
     Io {
@@ -273,6 +276,26 @@ pub enum Error {
         image: String,
         /// Why.
         source: lib_fs::Error,
+    },
+
+    /// A layout is written into a directory of its own.
+    #[error("{} is not empty", .0.display())]
+    NotEmpty(PathBuf),
+    /// An image that is no list of layers, or whose layers are gone.
+    #[error("the layers of the image `{image}` are not here (it came from {source_text})")]
+    NoLayers {
+        /// As asked for.
+        image: String,
+        /// Where it came from.
+        source_text: String,
+    },
+    /// An image that no registry has.
+    #[error("the image `{image}` came from no registry, but from {source_text}")]
+    NotPulled {
+        /// As asked for.
+        image: String,
+        /// Where it came from.
+        source_text: String,
     },
 
     /// The input is none of the forms that can be imported.

@@ -13,6 +13,7 @@ mod collect;
 mod config;
 mod diagnose;
 mod error;
+mod export;
 mod fetch;
 mod import;
 mod layer;
@@ -32,7 +33,8 @@ mod verify;
 
 pub use collect::{Collected, PARTIAL_AGE, cached, collect};
 pub use error::{Error, Source, TlsFault};
-pub use import::{ImportRequest, Input, import};
+pub use export::{derivation, export_layout, pull_layout};
+pub use import::{ImportRequest, Input, NixImage, import, import_nix, import_program};
 pub use limits::Limits;
 pub use lock_file::LockFile;
 pub use platform::Platform;

@@ -84,32 +84,9 @@ pub fn pull(
     if let Some(image) = at_once(store, request, &name)? {
         return Ok(image);
     }
-    let blobs = Blobs::open(store.context())?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Error::Client(error.into()))?;
-    let mut pull = Pull {
-        context: store.context().clone(),
-        downloads: claim::directory(store.context())?,
-        pins: Pins::new(store.context())?,
-        blobs,
-        registry: match request.offline {
-            true => None,
-            false => Some(Registry::new(reference, &request.registry)?),
-        },
-        request,
-        progress,
-    };
-    let found = match &pull.registry {
-        Some(registry) => runtime.block_on(pull.manifest(registry))?,
-        None => Local::new(&pull.blobs).manifest(request)?,
-    };
-    let wanted = Wanted {
-        manifest: &found.descriptor,
-        size: request.size,
-        filesystem: request.filesystem,
-    };
+    let (runtime, mut pull) = begin(store.context(), request, progress)?;
+    let found = pull.look_up(&runtime)?;
+    let wanted = Wanted::of(&found.descriptor, request.size, request.filesystem);
     if let Some(image) = name_existing(store, locks, wanted, Some(&name))? {
         return Ok(image);
     }
@@ -132,12 +109,54 @@ pub fn pull(
             pull.fetch_and_build(&runtime, &plan, &missing)?
         }
     };
-    let wanted = Wanted {
-        manifest: &plan.manifest,
-        size: request.size,
-        filesystem: request.filesystem,
-    };
+    let wanted = Wanted::of(&plan.manifest, request.size, request.filesystem);
     publish(store, locks, staged, &new, wanted, Some(&name))
+}
+
+/// Brings the blobs of an image into a store and makes no image of them; returns its manifest. They are the caller's as
+/// long as the pins are.
+///
+/// # Errors
+/// As [`pull`].
+pub(crate) fn blobs_only(
+    store: &Store,
+    locks: &mut Locks,
+    request: &PullRequest,
+    progress: &dyn Progress,
+) -> Result<(Digest, Pins), Error> {
+    let (runtime, mut pull) = begin(store.context(), request, progress)?;
+    let found = pull.look_up(&runtime)?;
+    pull.pin(locks, &found)?;
+    let (plan, missing) = runtime.block_on(pull.plan(found))?;
+    pull.check(&plan, &missing)?;
+    // Nobody sends: it runs to its end.
+    let (_never, cancelled) = oneshot::channel();
+    runtime.block_on(pull.fetch(&missing, &Arrivals::new(&missing), cancelled))?;
+    Ok((plan.manifest.digest, pull.pins))
+}
+
+fn begin<'a>(
+    context: &Context,
+    request: &'a PullRequest,
+    progress: &'a dyn Progress,
+) -> Result<(Runtime, Pull<'a>), Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::Client(error.into()))?;
+    let pull = Pull {
+        context: context.clone(),
+        downloads: claim::directory(context)?,
+        pins: Pins::new(context)?,
+        blobs: Blobs::open(context)?,
+        registry: match request.offline {
+            true => None,
+            false => Some(Registry::new(&request.reference, &request.registry)?),
+        },
+        request,
+        progress,
+    };
+    Ok((runtime, pull))
 }
 
 /// The image that is known to be the right one without a look at the registry: of a reference with
@@ -206,6 +225,14 @@ pub(crate) struct Pull<'a> {
 }
 
 impl Pull<'_> {
+    /// What the reference means, by the registry or, without the network, by what is here.
+    fn look_up(&self, runtime: &Runtime) -> Result<Found, Error> {
+        match &self.registry {
+            Some(registry) => runtime.block_on(self.manifest(registry)),
+            None => Local::new(&self.blobs).manifest(self.request),
+        }
+    }
+
     /// The manifest for the platform, through an index where there is one.
     async fn manifest(&self, registry: &Registry) -> Result<Found, Error> {
         let request = self.request;
