@@ -50,6 +50,8 @@ pub(crate) enum Command {
     Delete(DeleteArgs),
     /// Check that images are what their digests say
     Verify(ImagesArgs),
+    /// Write an image as an OCI layout, or as a Nix derivation that makes one
+    Export(ExportArgs),
     /// Remove layers that no image has, and old beginnings of downloads
     Gc(GcArgs),
     /// Show and empty what is kept for later pulls
@@ -75,7 +77,8 @@ Examples:
   banger-image pull app@sha256:…     exactly this manifest
   banger-image pull --format erofs debian:12     read-only and compressed; ext4 without
   banger-image pull --lock-file images.lock --frozen alpine:3.20
-  banger-image pull --offline alpine:3.20     without the network")]
+  banger-image pull --offline alpine:3.20     without the network
+  banger-image pull --oci-layout dir alpine:3.20     for other tools")]
 pub(crate) struct PullArgs {
     /// References such as alpine:3.20; `host` makes the host's own distribution
     #[arg(required = true, value_name = "IMAGE")]
@@ -108,6 +111,15 @@ pub(crate) struct PullArgs {
     /// Refuse what is not in the lock file, or differs from it
     #[arg(long, requires = "lock_file")]
     pub(crate) frozen: bool,
+
+    /// Write an OCI layout into this new directory, and use no store
+    #[arg(
+        long,
+        value_name = "DIR",
+        value_hint = ValueHint::DirPath,
+        conflicts_with_all = ["offline", "lock_file", "size", "size_factor", "min_size"]
+    )]
+    pub(crate) oci_layout: Option<PathBuf>,
 
     /// Do not look at the free space first
     #[arg(long)]
@@ -197,16 +209,36 @@ impl LimitArgs {
 What the file is, is told by its content: an OCI layout directory, an OCI or docker archive, or a
 root file system as tar; plain, gzip or zstd.
 
+--nix takes what `nix build` takes. A NixOS system (config.system.build.toplevel) brings its kernel
+and boots its own init. A package becomes an image of its closure, with the store's database. Both
+keep what they came from from Nix's garbage collector until they are deleted. Docker archives,
+nix2container's descriptions and, with --allow-exec, streamed images are imported as images.
+
 Examples:
   banger-image import app.tar
   docker save app:1 | banger-image import -
   banger-image import --format erofs app.tar     read-only and compressed; ext4 without
+  banger-image import --nix nixpkgs#hello --name hello
+  banger-image import --nix .#nixosConfigurations.box.config.system.build.toplevel --name box
   mmdebstrap bookworm - | banger-image import - --name debian:mine --cmd /bin/bash
   skopeo copy docker://alpine oci:dir:alpine && banger-image import dir --name alpine")]
 pub(crate) struct ImportArgs {
     /// File or directory; - is standard input
-    #[arg(value_name = "FILE", value_hint = ValueHint::AnyPath)]
-    pub(crate) file: PathBuf,
+    #[arg(
+        value_name = "FILE",
+        value_hint = ValueHint::AnyPath,
+        required_unless_present = "nix",
+        conflicts_with = "nix"
+    )]
+    pub(crate) file: Option<PathBuf>,
+
+    /// Let Nix build this, or fetch it, and import what comes out
+    #[arg(long, value_name = "INSTALLABLE", value_hint = ValueHint::AnyPath)]
+    pub(crate) nix: Option<String>,
+
+    /// Run what Nix built when it is a program that writes an archive (streamLayeredImage)
+    #[arg(long, requires = "nix", conflicts_with = "file")]
+    pub(crate) allow_exec: bool,
 
     /// Name the image; without it, the archive's own names count
     #[arg(long, value_name = "NAME")]
@@ -314,6 +346,34 @@ pub(crate) struct DeleteArgs {
     /// Succeed when there is no such image
     #[arg(long)]
     pub(crate) if_exists: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The derivation pulls the image by its digest, with banger-image, and has the layout as its output: an
+image becomes an input of Nix builds. Equal images have equal layouts.
+
+Examples:
+  banger-image export alpine:3.20 --oci alpine
+  banger-image export alpine:3.20 --nix > alpine.nix")]
+pub(crate) struct ExportArgs {
+    /// Name or id of the image
+    #[arg(value_name = "IMAGE", add = ArgValueCompleter::new(lib_cli::images))]
+    pub(crate) image: String,
+
+    /// Write an OCI layout into this new directory
+    #[arg(
+        long,
+        value_name = "DIR",
+        value_hint = ValueHint::DirPath,
+        required_unless_present = "nix",
+        conflicts_with = "nix"
+    )]
+    pub(crate) oci: Option<PathBuf>,
+
+    /// Print a fixed-output derivation
+    #[arg(long)]
+    pub(crate) nix: bool,
 }
 
 #[derive(Debug, Args)]

@@ -34,6 +34,7 @@ fn dispatch(session: &mut Session, command: &Command) -> Result<(), Failure> {
         Command::Show(args) => commands::show::run(session, args),
         Command::Delete(args) => commands::delete::run(session, args),
         Command::Verify(args) => commands::verify::run(session, args),
+        Command::Export(args) => commands::export::run(session, args),
         Command::Gc(args) => commands::cache::gc(session, args),
         Command::Cache(CacheCommand::List) => commands::cache::list(session),
         Command::Cache(CacheCommand::Prune(args)) => commands::cache::prune(session, args),

@@ -4,7 +4,7 @@
 use lib_cli::{Failure, Session};
 use lib_config::{Config, Environment};
 use lib_image::{Limits, PullRequest, RegistryOptions};
-use lib_model::{ImageRecord, KernelRecord, Progress, Reference};
+use lib_model::{ImageRecord, KernelId, KernelRecord, Progress, Reference};
 use lib_store::{Locks, Store, StoreError};
 
 use crate::cli::Pull;
@@ -78,8 +78,8 @@ fn host_image(
     Ok(lib_defaults::image(store, locks, &*session.bars)?)
 }
 
-/// The kernel of this name or id. Without a name, the newest; without any, the one of the host's own
-/// distribution, fetched once.
+/// The kernel of this name or id. Without a name, the one that the image brings, else the configured one, else the
+/// newest; without any, the one of the host's own distribution, fetched once.
 ///
 /// # Errors
 /// No such kernel, or it cannot be fetched.
@@ -87,9 +87,13 @@ pub(crate) fn kernel(
     session: &Session,
     store: &mut Store,
     locks: &mut Locks,
+    image: &ImageRecord,
     selector: Option<&str>,
 ) -> Result<KernelRecord, Failure> {
-    if let Some(selector) = selector {
+    let own = image.kernel.as_ref().map(KernelId::as_str);
+    let config = Config::load(&Environment::process())?;
+    let configured = config.default.kernel.as_ref().map(|name| name.as_str());
+    if let Some(selector) = selector.or(own).or(configured) {
         return Ok(store.kernel(selector)?);
     }
     if store.kernels()?.is_empty() {

@@ -6,7 +6,7 @@ use std::path::Path;
 use lib_cli::{Failure, Session};
 use lib_config::{Config, Environment};
 use lib_image::{ImportRequest, Input};
-use lib_model::{Filesystem, OciConfig};
+use lib_model::{Filesystem, ImageRecord, OciConfig};
 
 use crate::cli::{ImportArgs, Words};
 
@@ -14,7 +14,23 @@ use crate::cli::{ImportArgs, Words};
 pub(crate) fn run(session: &mut Session, args: &ImportArgs) -> Result<(), Failure> {
     let config = Config::load(&Environment::process())?;
     let request = request(args, &config, session.filesystem);
-    let input = if args.file == Path::new("-") {
+    let record = match (&args.nix, &args.file) {
+        (Some(installable), _) => super::import_nix::run(session, args, installable, &request)?,
+        (None, Some(file)) => self::file(session, file, &request)?,
+        // clap asks for one of them.
+        (None, None) => return Err(Failure::usage("nothing to import was named")),
+    };
+    if record.names.is_empty() {
+        session.note(&format!(
+            "the image has no name; banger-image tag {} NAME gives it one",
+            &record.id.as_str()[..12]
+        ));
+    }
+    session.output.emit(record)
+}
+
+fn file(session: &Session, file: &Path, request: &ImportRequest) -> Result<ImageRecord, Failure> {
+    let input = if file == Path::new("-") {
         if std::io::stdin().is_terminal() {
             return Err(
                 Failure::usage("standard input is a terminal, not an archive")
@@ -27,25 +43,18 @@ pub(crate) fn run(session: &mut Session, args: &ImportArgs) -> Result<(), Failur
             reader,
         }
     } else {
-        Input::Path(args.file.clone())
+        Input::Path(file.to_owned())
     };
     let _tidy = session.tidy()?;
     let mut store = session.store()?;
     let mut locks = session.locks();
-    let record = lib_image::import(
+    Ok(lib_image::import(
         &mut store,
         &mut locks,
         input,
-        &request,
-        &*session.bars.clone(),
-    )?;
-    if record.names.is_empty() {
-        session.note(&format!(
-            "the image has no name; banger-image tag {} NAME gives it one",
-            &record.id.as_str()[..12]
-        ));
-    }
-    session.output.emit(record)
+        request,
+        &*session.bars,
+    )?)
 }
 
 fn request(args: &ImportArgs, config: &Config, filesystem: Filesystem) -> ImportRequest {

@@ -2,7 +2,9 @@
 
 pub(crate) mod cache;
 pub(crate) mod delete;
+pub(crate) mod export;
 pub(crate) mod import;
+pub(crate) mod import_nix;
 pub(crate) mod kernel;
 pub(crate) mod list;
 pub(crate) mod pull;

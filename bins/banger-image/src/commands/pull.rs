@@ -16,6 +16,18 @@ pub(crate) fn run(session: &mut Session, args: &PullArgs) -> Result<(), Failure>
         .map(|image| request(args, &config, session.filesystem, image))
         .collect::<Result<Vec<_>, Failure>>()?;
     let _tidy = session.tidy()?;
+    if let Some(directory) = &args.oci_layout {
+        return match &requests[..] {
+            [Some(request)] => {
+                let layout = lib_image::pull_layout(request, directory, &*session.bars)?;
+                session.output.emit(layout)
+            }
+            _ => Err(
+                Failure::usage("--oci-layout takes one image, of a registry")
+                    .hint("banger-image pull --oci-layout DIR alpine:3.20"),
+            ),
+        };
+    }
     let mut store = session.store()?;
     let mut locks = session.locks();
     for request in requests {

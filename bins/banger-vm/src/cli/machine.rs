@@ -15,7 +15,7 @@ use super::time::duration;
 /// What a VM is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub(crate) struct MachineArgs {
-    /// Kernel to boot: a name or id; the configured or newest one if not given
+    /// Kernel to boot: a name or id; the image's own, the configured or the newest one if not given
     #[arg(long, value_name = "KERNEL", add = ArgValueCompleter::new(lib_cli::kernels))]
     pub(crate) kernel: Option<String>,
 
@@ -60,6 +60,11 @@ pub(crate) struct MachineArgs {
     /// Show a directory of this machine to the guest, read-only unless :rw
     #[arg(long = "mount", value_name = "HOST:GUEST[:rw]", value_parser = share)]
     pub(crate) shares: Vec<ShareRequest>,
+
+    /// Show this machine's /nix/store to the guest, read-only, below the guest's own; what the guest builds stays on
+    /// its disk
+    #[arg(long)]
+    pub(crate) share_store: bool,
 
     /// Of the configuration.
     #[arg(skip)]
@@ -139,6 +144,7 @@ impl MachineArgs {
                 .map(|volume| format!("--volume={volume}")),
         );
         flags.extend(self.shares.iter().map(|share| format!("--mount={share}")));
+        flags.extend(self.share_store.then(|| "--share-store".to_owned()));
         flags.extend(
             self.vm_env
                 .iter()
@@ -181,8 +187,6 @@ impl MachineArgs {
             let proxy = vm.proxy.clone().map(ProxyChoice::Url);
             self.proxy = self.proxy.or(proxy);
         }
-        let kernel = config.default.kernel.as_ref().map(ToString::to_string);
-        self.kernel = self.kernel.or(kernel);
         self
     }
 

@@ -155,7 +155,7 @@ pub(crate) fn machine(
         }
         .into());
     }
-    let kernel = resolve::kernel(session, store, locks, args.kernel.as_deref())?;
+    let kernel = resolve::kernel(session, store, locks, image, args.kernel.as_deref())?;
     lib_vm::preflight_kernel(&session.context, &kernel, request)?;
     let interrupt =
         Interrupt::install().map_err(|error| Failure::io("take over the signals", error))?;
@@ -195,6 +195,7 @@ pub(crate) fn request(name: Option<&VmName>, args: &MachineArgs, ephemeral: bool
         work_disk: args.work_disk,
         volumes: args.volumes.clone(),
         shares: args.shares.clone(),
+        share_store: args.share_store,
         mount_roots: args.mount_roots.clone(),
         ephemeral,
         idle_stop: args.idle_stop.filter(|idle| !idle.is_zero()),
