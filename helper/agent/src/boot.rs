@@ -18,6 +18,7 @@ mod root;
 mod seed;
 mod share;
 mod state;
+mod store;
 mod uevent;
 mod virtio_port;
 mod volume;
@@ -109,7 +110,7 @@ pub(crate) fn run_beside(descriptors: [&str; 3]) {
     sys::ignore_signals();
     let served = beside::take_over(descriptors).and_then(|passed| {
         let Some(passed) = passed else { return Ok(()) };
-        init::wait_until_it_listens();
+        init::wait_until_it_listens(&passed.config.init);
         let runtime = runtime().context(|| "starting the runtime".to_owned())?;
         LocalSet::new().block_on(&runtime, serve(passed.config, &passed.hidden))
     });

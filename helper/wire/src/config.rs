@@ -24,6 +24,10 @@ pub struct GuestConfig {
     /// Directories of the host.
     #[serde(default)]
     pub shares: Vec<Share>,
+    /// The mount point of the share that is the host's Nix store: it is seen at `/nix/store`, too, below what the
+    /// image has there and what the guest writes.
+    #[serde(default)]
+    pub host_store: Option<String>,
     /// Absent: loopback only.
     pub network: Option<Network>,
     /// Defaults of every exec, from the image's configuration.

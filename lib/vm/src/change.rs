@@ -334,6 +334,7 @@ mod tests {
                 cpu_limit: None,
                 memory_limit: None,
                 unknown: serde_json::Map::new(),
+                share_store: false,
             },
             created_ms: 1,
         }

@@ -94,6 +94,8 @@ pub struct CreateRequest {
     pub volumes: Vec<VolumeRequest>,
     /// Directories of the host.
     pub shares: Vec<ShareRequest>,
+    /// The host's Nix store, too, below the guest's own.
+    pub share_store: bool,
     /// Where directories may be shared from; empty: wherever they are the user's own.
     pub mount_roots: Vec<PathBuf>,
     /// Goes away with the command that made it.
@@ -130,6 +132,7 @@ impl CreateRequest {
             work_disk: vm.spec.work_disk,
             volumes: Vec::new(),
             shares: Vec::new(),
+            share_store: false,
             mount_roots: Vec::new(),
             ephemeral: vm.spec.ephemeral,
             idle_stop: vm.spec.idle_stop_s.map(Duration::from_secs),
@@ -243,7 +246,10 @@ pub fn create(
     let publish = publish::resolve(&request.publish)?;
     let shares = request.shares.iter();
     let shares = shares.map(|wanted| share::resolve(wanted, &request.mount_roots));
-    let shares = shares.collect::<Result<Vec<_>, _>>()?;
+    let mut shares = shares.collect::<Result<Vec<_>, _>>()?;
+    if request.share_store {
+        shares.push(share::nix_store()?);
+    }
     for wanted in &request.volumes {
         volume::create_volume(store, locks, &wanted.name, volume::DEFAULT_VOLUME)?;
     }
@@ -296,6 +302,7 @@ pub fn create(
             cpu_limit: request.cpu_limit,
             memory_limit: request.memory_limit,
             unknown: serde_json::Map::new(),
+            share_store: request.share_store,
         },
     };
     let id = new.id.clone();

@@ -100,6 +100,9 @@ pub enum VmError {
         /// The image's.
         filesystem: String,
     },
+    /// There is no `/nix/store` to share.
+    #[error("this machine has no Nix store")]
+    NoNixStore,
     /// A directory of the host that may not or cannot be shared.
     #[error("{} cannot be shared: {reason}", path.display())]
     Share {
@@ -253,7 +256,7 @@ impl Diagnose for VmError {
             VmError::Net(error) => error.exit(),
             VmError::Ssh(error) => error.exit(),
             VmError::Config(error) => error.exit(),
-            VmError::OutOfRange { .. } | VmError::Share { .. } => Exit::Usage,
+            VmError::OutOfRange { .. } | VmError::Share { .. } | VmError::NoNixStore => Exit::Usage,
             VmError::Running { .. }
             | VmError::ImageWhileRunning { .. }
             | VmError::PortInUse { .. }

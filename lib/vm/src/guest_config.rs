@@ -10,7 +10,7 @@ use lib_model::{ImageRecord, KernelRecord, VmId};
 use lib_net::Reservation;
 use lib_store::{Context, VmRow, VmSpec};
 
-use crate::{DiskKind, SharePlan, VmError, init};
+use crate::{DiskKind, SharePlan, VmError, init, share};
 
 /// Serials of the disks, as the agent looks for them.
 pub(crate) mod serial {
@@ -57,6 +57,10 @@ pub(crate) fn guest_config(
         modules: (kernel.modules > 0).then(|| disk(serial::MODULES, "ext4")),
         volumes: volumes(&vm.spec, &image.config.work_seed),
         shares: shares(shared),
+        host_store: vm
+            .spec
+            .share_store
+            .then(|| share::STORE_IN_GUEST.to_owned()),
         network: match reservation {
             Some(reservation) => Some(bridge_network(reservation)),
             None => (vm.spec.network == "user").then(|| user_network(&vm.id)),

@@ -78,7 +78,7 @@ pub fn processes(choice: &InitChoice, config: &OciConfig, typed: &[String]) -> P
     };
     let program = command.first().map_or("", String::as_str);
     let (init, entrypoint) = match choice {
-        InitChoice::Auto if INITS.contains(&program) => (program.to_owned(), command),
+        InitChoice::Auto if is_init_program(program) => (program.to_owned(), command),
         InitChoice::Auto if is_shell(&command) => ("detect".to_owned(), Vec::new()),
         InitChoice::None if is_shell(&command) => ("none".to_owned(), Vec::new()),
         InitChoice::Auto | InitChoice::None => ("none".to_owned(), command),
@@ -92,7 +92,19 @@ pub fn processes(choice: &InitChoice, config: &OciConfig, typed: &[String]) -> P
 /// Whether the image's own command is an init, which cannot run as a command.
 pub fn is_init(config: &OciConfig) -> bool {
     let first = config.entrypoint.iter().chain(&config.cmd).next();
-    first.is_some_and(|program| INITS.contains(&program.as_str()))
+    first.is_some_and(|program| is_init_program(program))
+}
+
+fn is_init_program(program: &str) -> bool {
+    INITS.contains(&program) || is_nixos(program)
+}
+
+/// `/nix/store/<system>/init`: where a NixOS system has its second stage.
+fn is_nixos(program: &str) -> bool {
+    let name = program
+        .strip_prefix("/nix/store/")
+        .and_then(|rest| rest.strip_suffix("/init"));
+    name.is_some_and(|name| !name.contains('/') && name.contains("-nixos-system-"))
 }
 
 /// A shell without a script waits for somebody to type, and a VM's console has nobody.
@@ -191,6 +203,22 @@ mod tests {
                 "",
                 "/sbin/init",
                 "/sbin/init quiet",
+            ),
+            (
+                "auto",
+                "/nix/store/x-nixos-system-box-24.11/init",
+                "",
+                "",
+                "/nix/store/x-nixos-system-box-24.11/init",
+                "/nix/store/x-nixos-system-box-24.11/init",
+            ),
+            (
+                "auto",
+                "/nix/store/x-tini/init",
+                "",
+                "",
+                "none",
+                "/nix/store/x-tini/init",
             ),
             ("none", "", "/sbin/init", "", "none", "/sbin/init"),
             ("none", "", "sh", "", "none", ""),

@@ -93,6 +93,9 @@ pub fn preflight_create(
     problems.extend(limits.keeper("").err());
     let shares = request.shares.iter();
     problems.extend(shares.filter_map(|wanted| share::resolve(wanted, &request.mount_roots).err()));
+    if request.share_store {
+        problems.extend(share::nix_store().err());
+    }
     settle(problems)
 }
 

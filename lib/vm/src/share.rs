@@ -88,6 +88,26 @@ impl FromStr for VolumeRequest {
     }
 }
 
+/// The host's Nix store, and where a guest sees it alone; NixOS' own VMs have it there, too.
+const STORE: &str = "/nix/store";
+pub(crate) const STORE_IN_GUEST: &str = "/nix/.ro-store";
+
+/// The host's Nix store, read-only: it is everybody's to read, whoever it belongs to.
+///
+/// # Errors
+/// [`VmError::NoNixStore`].
+pub(crate) fn nix_store() -> Result<ShareUse, VmError> {
+    let source = Path::new(STORE).canonicalize();
+    match source {
+        Ok(source) if source.is_dir() => Ok(ShareUse {
+            source,
+            path: STORE_IN_GUEST.to_owned(),
+            read_only: true,
+        }),
+        _ => Err(VmError::NoNixStore),
+    }
+}
+
 fn mode(read_only: bool) -> &'static str {
     if read_only { "ro" } else { "rw" }
 }

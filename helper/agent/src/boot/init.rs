@@ -60,16 +60,22 @@ pub(super) fn choose(init: &Init) -> Result<Option<Vec<String>>, BootError> {
     }
 }
 
-/// True for what understands systemd's signals and reads its drop-ins.
+/// True for what understands systemd's signals and reads its drop-ins, or will become that: the second stage of a
+/// NixOS system executes the systemd that lies beside it.
 pub(super) fn is_systemd(program: &str) -> bool {
     let name = fs::canonicalize(program).unwrap_or_else(|_| PathBuf::from(program));
-    name.file_name() == Some(OsStr::new("systemd"))
+    let beside = name.with_file_name("systemd").join("lib/systemd/systemd");
+    name.file_name() == Some(OsStr::new("systemd")) || beside.is_file()
 }
 
 /// Waits until systemd takes commands, so that the first exec can give it some; other inits are not asked
 /// for anything. A machine whose systemd does not get there is served all the same.
-pub(super) fn wait_until_it_listens() {
-    if is_systemd("/proc/1/exe")
+pub(super) fn wait_until_it_listens(init: &Init) {
+    let becomes = match init {
+        Init::Program { argv } => argv.first().is_some_and(|program| is_systemd(program)),
+        Init::Agent | Init::Detect => false,
+    };
+    if (becomes || is_systemd("/proc/1/exe"))
         && let Err(error) = appears(Path::new(SYSTEMD), SYSTEMD_SOCKET, SYSTEMD_PATIENCE)
     {
         console::say(&format!("waiting for systemd to listen: {error}"));

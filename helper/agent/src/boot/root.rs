@@ -13,7 +13,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, mkdirat};
 
 use super::grow::grow;
-use super::{BootError, While, disk, mapper, share, state, volume};
+use super::{BootError, While, disk, mapper, share, state, store, volume};
 
 const NEW_ROOT: &str = "/newroot";
 const IMAGE: &str = "/image";
@@ -92,6 +92,9 @@ pub(super) fn enter(config: &GuestConfig) -> Result<Hidden, BootError> {
     }
     volume::mount_all(&volumes, &config.process.user)?;
     share::mount_all(&config.shares)?;
+    if let Some(host) = &config.host_store {
+        store::mount_over(host, disks.first())?;
+    }
     Ok(Hidden { disks, initramfs })
 }
 
