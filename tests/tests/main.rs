@@ -25,6 +25,7 @@ mod mounts;
 mod netd;
 mod nix_flake;
 mod nix_harness;
+mod nix_images;
 mod nix_module;
 mod operations;
 mod pipeline;
