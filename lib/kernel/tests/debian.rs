@@ -409,6 +409,7 @@ fn config() -> GuestConfig {
         modules: None,
         volumes: Vec::new(),
         shares: Vec::new(),
+        host_store: None,
         network: None,
         process: Process::default(),
         entrypoint: Vec::new(),
