@@ -269,6 +269,43 @@ fn a_nixos_system_boots_its_own_init_with_its_own_kernel() {
 }
 
 #[test]
+fn the_hosts_store_is_below_the_guests_own() {
+    if skipped("vm") {
+        return;
+    }
+    let sandbox = Sandbox::for_guests();
+    let flake = Flake::new(&sandbox);
+    flake.import("toolbox", "--name toolbox").record();
+    let text = flake.build("text");
+    let exec = |line: &str| sandbox.sh(&format!("banger-vm exec v -- sh -c '{line}'"));
+    flake
+        .nix
+        .sh("banger-vm create --quiet --network none --share-store --name v toolbox")
+        .ok();
+    // What only the host has is there to be read, and is not the guest's: its database is the image's.
+    assert_eq!(exec(&format!("cat {text}")).ok(), "just text\n");
+    assert_ne!(exec(&format!("nix-store -qR {text}")).status, 0);
+    exec("nix-store --verify --check-contents").ok();
+    exec("echo kept > /nix/store/written").ok();
+    assert!(!flake.nix.root().join("store/written").exists());
+    sandbox.sh("banger-vm stop --quiet v").ok();
+    flake.nix.sh("banger-vm start --quiet v").ok();
+    assert_eq!(exec("cat /nix/store/written").ok(), "kept\n");
+}
+
+#[test]
+fn a_machine_without_nix_has_no_store_to_share() {
+    let sandbox = Sandbox::prepared();
+    if Path::new("/nix/store").exists() {
+        return;
+    }
+    sandbox
+        .sh("banger-vm create --no-start --share-store --name v busybox")
+        .exits(2)
+        .says("has no Nix store");
+}
+
+#[test]
 fn archives_and_descriptions_are_imported_as_images() {
     let sandbox = Sandbox::empty();
     let flake = Flake::new(&sandbox);

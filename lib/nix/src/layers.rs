@@ -185,6 +185,7 @@ impl From<Config> for OciConfig {
             entrypoint: config.entrypoint.unwrap_or_default(),
             cmd: config.cmd.unwrap_or_default(),
             stop_signal: config.stop_signal.unwrap_or_default(),
+            ..OciConfig::default()
         }
     }
 }

@@ -108,7 +108,7 @@ pub fn preflight_kernel(
     kernel: &KernelRecord,
     request: &CreateRequest,
 ) -> Result<(), VmError> {
-    match request.shares.is_empty() {
+    match request.shares.is_empty() && !request.share_store {
         true => Ok(()),
         false => share::kind(context, kernel).map(drop),
     }

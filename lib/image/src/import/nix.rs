@@ -268,6 +268,7 @@ fn merged(own: &OciConfig, asked: &OciConfig) -> OciConfig {
         },
         cmd: words(&asked.cmd, if command { &own.cmd } else { &asked.cmd }),
         stop_signal: text(&asked.stop_signal, &own.stop_signal),
+        work_seed: text(&asked.work_seed, &own.work_seed),
     }
 }
 
