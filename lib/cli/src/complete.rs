@@ -20,6 +20,11 @@ pub fn vms(current: &OsStr) -> Vec<CompletionCandidate> {
     candidates(current, Store::vm_names)
 }
 
+/// Completes what selects workspaces.
+pub fn workspaces(current: &OsStr) -> Vec<CompletionCandidate> {
+    candidates(current, Store::workspace_names)
+}
+
 /// Completes names of VMs with a colon behind them, and paths of this host.
 pub fn vm_paths(current: &OsStr) -> Vec<CompletionCandidate> {
     let mut all = candidates(current, |store| {

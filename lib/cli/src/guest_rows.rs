@@ -2,7 +2,7 @@
 
 use lib_model::{ByteSize, Record, StatsRecord};
 
-use crate::{net_rows, printable};
+use crate::{net_rows, printable, workspace_rows};
 
 /// The columns of a record's table.
 pub(crate) fn heading(record: &Record) -> &'static [&'static str] {
@@ -26,6 +26,9 @@ pub(crate) fn heading(record: &Record) -> &'static [&'static str] {
         | Record::Name(_)
         | Record::Answer(_)
         | Record::Route(_) => net_rows::heading(record),
+        Record::Workspace(_) | Record::Change(_) | Record::Export(_) => {
+            workspace_rows::heading(record)
+        }
         Record::Image(_)
         | Record::Kernel(_)
         | Record::Vm(_)
@@ -94,6 +97,7 @@ pub(crate) fn row(record: &Record) -> Vec<String> {
         | Record::Name(_)
         | Record::Answer(_)
         | Record::Route(_) => net_rows::row(record),
+        Record::Workspace(_) | Record::Change(_) | Record::Export(_) => workspace_rows::row(record),
         Record::Image(_)
         | Record::Kernel(_)
         | Record::Vm(_)

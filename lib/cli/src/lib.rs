@@ -18,9 +18,10 @@ mod session;
 mod table;
 mod text;
 mod tidy;
+mod workspace_rows;
 
 pub use args::{Choice, Format, Global};
-pub use complete::{candidates, images, kernels, operations, vm_paths, vms};
+pub use complete::{candidates, images, kernels, operations, vm_paths, vms, workspaces};
 pub use failure::Failure;
 pub use guest_rows::utc;
 pub use output::Output;

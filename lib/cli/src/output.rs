@@ -13,6 +13,8 @@ use crate::{Failure, Format, Global, Table, age, printable};
 #[derive(Debug)]
 pub struct Output {
     format: Format,
+    /// Somebody asked for it.
+    chosen: bool,
     waiting: Vec<Record>,
     /// The heading of rows that are printed one by one.
     headed: bool,
@@ -24,13 +26,15 @@ impl Output {
     /// # Errors
     /// When more than one was asked for.
     pub fn new(global: &Global) -> Result<Self, Failure> {
-        let format = match global.output()? {
+        let chosen = global.output()?;
+        let format = match chosen {
             Some(format) => format,
             None if io::stdout().is_terminal() => Format::Table,
             None => Format::Json,
         };
         Ok(Output {
             format,
+            chosen: chosen.is_some(),
             waiting: Vec::new(),
             headed: false,
         })
@@ -40,6 +44,7 @@ impl Output {
     pub(crate) fn another(&self) -> Self {
         Output {
             format: self.format,
+            chosen: self.chosen,
             waiting: Vec::new(),
             headed: false,
         }
@@ -48,6 +53,11 @@ impl Output {
     /// The format in use.
     pub fn format(&self) -> Format {
         self.format
+    }
+
+    /// The format was asked for: what prints something else otherwise prints records then.
+    pub fn is_chosen(&self) -> bool {
+        self.chosen
     }
 
     /// Prints a record, or keeps it for the table.

@@ -15,6 +15,8 @@ pub enum Kind {
     Vm,
     /// Operations.
     Operation,
+    /// Workspaces; a VM stands for the one that it has.
+    Workspace,
 }
 
 impl Kind {
@@ -25,6 +27,7 @@ impl Kind {
             Kind::Kernel => "kernel",
             Kind::Vm => "VM",
             Kind::Operation => "operation",
+            Kind::Workspace => "workspace",
         }
     }
 
@@ -34,6 +37,7 @@ impl Kind {
             Kind::Kernel => "banger-image kernel list",
             Kind::Vm => "banger-vm list",
             Kind::Operation => "banger-vm op list",
+            Kind::Workspace => "banger-ws list",
         }
     }
 
@@ -43,8 +47,11 @@ impl Kind {
             Record::Image(_) => self == Kind::Image,
             Record::Kernel(_) => self == Kind::Kernel,
             // An address has the id of its VM, and so has a name.
-            Record::Vm(_) | Record::Address(_) | Record::Name(_) => self == Kind::Vm,
+            Record::Vm(_) => matches!(self, Kind::Vm | Kind::Workspace),
+            Record::Address(_) | Record::Name(_) => self == Kind::Vm,
             Record::Operation(_) => self == Kind::Operation,
+            Record::Workspace(workspace) if self == Kind::Vm => return Some(workspace.vm.as_str()),
+            Record::Workspace(_) | Record::Export(_) => self == Kind::Workspace,
             Record::Blob(_)
             | Record::Volume(_)
             | Record::Layout(_)
@@ -52,6 +59,7 @@ impl Kind {
             | Record::Check(_)
             | Record::Answer(_)
             | Record::Route(_)
+            | Record::Change(_)
             | Record::Copy(_)
             | Record::Socket(_)
             | Record::Published(_)

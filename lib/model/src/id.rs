@@ -82,6 +82,10 @@ id!(
     KernelId
 );
 id!(
+    /// Identifies a workspace.
+    WorkspaceId
+);
+id!(
     /// Identifies a VM; directories, sockets and locks are named after it.
     VmId
 );

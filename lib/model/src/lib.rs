@@ -14,6 +14,7 @@ mod publish;
 mod record;
 mod reference;
 mod size;
+mod workspace_record;
 
 pub use digest::{Digest, DigestError};
 pub use dns_record::{AnswerRecord, AnsweredRecord, NameRecord, RouteRecord};
@@ -22,7 +23,7 @@ pub use filesystem::Filesystem;
 pub use guest_record::{
     CopyRecord, EventRecord, PingRecord, PublishedRecord, SocketRecord, StatsRecord, Transfer,
 };
-pub use id::{IdError, ImageId, KernelId, OperationId, VmId};
+pub use id::{IdError, ImageId, KernelId, OperationId, VmId, WorkspaceId};
 pub use name::{KernelName, NameError, VmName};
 pub use nearest::nearest;
 pub use progress::{Progress, Silent, Step};
@@ -35,3 +36,4 @@ pub use record::{
 };
 pub use reference::{Reference, ReferenceError};
 pub use size::{ByteSize, SizeError};
+pub use workspace_record::{ChangeRecord, ChangeStatus, ExportRecord, Risk, WorkspaceRecord};

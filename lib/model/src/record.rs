@@ -11,6 +11,7 @@ use crate::dns_record::{AnswerRecord, NameRecord, RouteRecord};
 use crate::guest_record::{
     CopyRecord, EventRecord, PingRecord, PublishedRecord, SocketRecord, StatsRecord,
 };
+use crate::workspace_record::{ChangeRecord, ExportRecord, WorkspaceRecord};
 use crate::{ByteSize, Digest, ImageId, KernelId, KernelName, OperationId, VmId, VmName};
 
 /// Version of the records; raised when a field changes its meaning.
@@ -58,6 +59,12 @@ pub enum Record {
     Route(RouteRecord),
     /// An OCI layout that was written.
     Layout(LayoutRecord),
+    /// A repository in a guest.
+    Workspace(WorkspaceRecord),
+    /// A file of a workspace that changed.
+    Change(ChangeRecord),
+    /// What came out of a workspace.
+    Export(ExportRecord),
 }
 
 impl Record {
@@ -83,6 +90,9 @@ impl Record {
             Record::Answer(_) => "answer",
             Record::Route(_) => "route",
             Record::Layout(_) => "layout",
+            Record::Workspace(_) => "workspace",
+            Record::Change(_) => "change",
+            Record::Export(_) => "export",
         }
     }
 
@@ -108,7 +118,28 @@ impl Record {
             Record::Answer(answer) => &answer.name,
             Record::Route(route) => &route.link,
             Record::Layout(layout) => layout.digest.as_str(),
+            Record::Workspace(workspace) => workspace.id.as_str(),
+            Record::Change(change) => change.id.as_str(),
+            Record::Export(export) => export.id.as_str(),
         }
+    }
+}
+
+impl From<WorkspaceRecord> for Record {
+    fn from(workspace: WorkspaceRecord) -> Record {
+        Record::Workspace(workspace)
+    }
+}
+
+impl From<ChangeRecord> for Record {
+    fn from(change: ChangeRecord) -> Record {
+        Record::Change(change)
+    }
+}
+
+impl From<ExportRecord> for Record {
+    fn from(export: ExportRecord) -> Record {
+        Record::Export(export)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use lib_model::{ImageId, KernelId, OperationId, VmId};
+use lib_model::{ImageId, KernelId, OperationId, VmId, WorkspaceId};
 
 use crate::StoreError;
 use crate::runtime_dir::private_dir;
@@ -122,6 +122,11 @@ impl Context {
         self.data.join("vms").join(id.as_str())
     }
 
+    /// Directory of a workspace, in its VM's: it goes with it.
+    pub fn workspace(&self, vm: &VmId, id: &WorkspaceId) -> PathBuf {
+        self.vm(vm).join("workspaces").join(id.as_str())
+    }
+
     /// Made anew from what is in the store whenever something is missing.
     pub fn cache(&self) -> PathBuf {
         self.data.join("cache")
@@ -218,6 +223,7 @@ impl Context {
             "gcroots",
             "locks",
             "locks/vm",
+            "locks/ws",
             "locks/operation",
             "staging",
             "trash",

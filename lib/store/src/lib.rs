@@ -15,6 +15,7 @@ mod runtime_dir;
 mod schema;
 mod staging;
 mod vm_rows;
+mod workspace_rows;
 
 pub use banger_journal::{Line as JournalLine, Reader as JournalReader};
 pub use context::Context;
@@ -22,12 +23,13 @@ pub use error::{StoreError, io_error};
 pub use file_lock::FileLock;
 pub use image_rows::NewImage;
 pub use kernel_rows::NewKernel;
-pub use locks::{CreateGuard, Holder, ImagesGuard, Locks, VmGuard};
+pub use locks::{CreateGuard, Holder, ImagesGuard, Locks, VmGuard, WorkspaceGuard};
 pub use operation_rows::{OperationRow, Outcome, wait_operation};
 pub use runtime_dir::private_dir;
 pub use schema::Store;
 pub use staging::{Staged, Trash, abandon_staging};
 pub use vm_rows::{NewVm, ShareUse, VmRow, VmSpec, VolumeUse};
+pub use workspace_rows::{WorkspaceRow, WorkspaceSpec};
 
 /// Milliseconds since 1970, for records.
 pub fn now_ms() -> u64 {

@@ -77,6 +77,21 @@ impl Locks {
         })
     }
 
+    /// `ws[id]`: held while files go into the workspaces of a VM or come out of them. Never together with
+    /// `vm[id]`, whose guard keeps this from being called.
+    ///
+    /// # Errors
+    /// When the lock file cannot be opened or locked.
+    pub fn workspace(&mut self, vm: &VmId) -> Result<WorkspaceGuard<'_>, StoreError> {
+        let file = self.take(&format!("ws/{vm}"))?;
+        passed("lock.workspace.taken");
+        Ok(WorkspaceGuard {
+            _file: file,
+            vm: vm.clone(),
+            _locks: self,
+        })
+    }
+
     /// `vm[id]` if nobody holds it, for work that can as well be done later.
     ///
     /// # Errors
@@ -152,6 +167,20 @@ impl VmGuard<'_> {
     /// As [`Locks::images`].
     pub fn images(&mut self) -> Result<ImagesGuard<'_>, StoreError> {
         self.locks.images()
+    }
+}
+
+/// Holds `ws[id]`.
+pub struct WorkspaceGuard<'a> {
+    _file: FileLock,
+    vm: VmId,
+    _locks: &'a mut Locks,
+}
+
+impl WorkspaceGuard<'_> {
+    /// Whose workspaces.
+    pub fn vm(&self) -> &VmId {
+        &self.vm
     }
 }
 
@@ -257,5 +286,17 @@ mod tests {
         drop(vm.create().unwrap());
         drop(vm);
         drop(locks.vm(&id).unwrap());
+    }
+
+    #[test]
+    fn the_workspaces_of_a_vm_are_locked_beside_the_vm() {
+        let base = tempfile::tempdir().unwrap();
+        let context = context(base.path());
+        let id = VmId::random().unwrap();
+        let mut copying = Locks::new(&context, |_, _| panic!("nobody else holds a lock"));
+        let guard = copying.workspace(&id).unwrap();
+        assert_eq!(guard.vm(), &id);
+        let mut stopping = Locks::new(&context, |_, _| panic!("nobody else holds a lock"));
+        drop(stopping.vm(&id).unwrap());
     }
 }

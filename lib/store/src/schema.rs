@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use crate::{Context, FileLock, StoreError};
 
-const FORMAT: i64 = 4;
+const FORMAT: i64 = 5;
 
 /// `MIGRATIONS[n]` leads from format n to n + 1; with it, the oldest format that may still write.
 const MIGRATIONS: &[(&str, i64)] = &[
@@ -22,6 +22,8 @@ const MIGRATIONS: &[(&str, i64)] = &[
     ("", 3),
     // The one before makes images without, and boots all with the newest kernel.
     (IMAGE_KERNELS, 3),
+    // Likewise; the database itself removes the rows of a VM that an older banger deletes.
+    (WORKSPACES, 3),
 ];
 
 const FIRST: &str = "CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
@@ -53,6 +55,11 @@ const OPERATIONS: &str = "CREATE TABLE operations (
 const IMAGE_KERNELS: &str =
     "ALTER TABLE images ADD COLUMN kernel TEXT REFERENCES kernels (id) ON DELETE RESTRICT;
      CREATE INDEX images_by_kernel ON images (kernel);";
+
+const WORKSPACES: &str = "CREATE TABLE workspaces (
+        id TEXT PRIMARY KEY, vm TEXT NOT NULL REFERENCES vms (id) ON DELETE CASCADE,
+        path TEXT NOT NULL, source TEXT NOT NULL, spec TEXT NOT NULL,
+        created_ms INTEGER NOT NULL, prepared_ms INTEGER, UNIQUE (vm, path)) STRICT;";
 
 /// An open store.
 pub struct Store {
@@ -316,8 +323,8 @@ pub(crate) mod tests {
         assert!(matches!(
             Store::open(&context),
             Err(StoreError::Newer {
-                found: 5,
-                known: 4,
+                found: 6,
+                known: 5,
                 ..
             })
         ));
