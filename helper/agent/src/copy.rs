@@ -146,6 +146,7 @@ fn send(what: &Copy, output: File) -> io::Result<()> {
     let options = Send {
         archive: what.archive,
         follow: what.follow,
+        ..Send::default()
     };
     let path = |bytes| Path::new(std::ffi::OsStr::from_bytes(bytes));
     let paths: Vec<&Path> = what.paths.iter().map(|bytes| path(bytes)).collect();

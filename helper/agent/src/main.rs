@@ -29,6 +29,7 @@ mod stats;
 mod sys;
 mod tcp;
 mod watch;
+mod workspace;
 
 use std::io::Write;
 use std::os::fd::RawFd;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         // The agent starts itself like these, as the user of the copy or watch.
         [copy::MODE] => return copy::helper(),
         [watch::MODE] => return watch::helper(),
+        [workspace::MODE] => return workspace::helper(),
         [boot::BESIDE, config, initramfs, executed] => {
             boot::run_beside([config, initramfs, executed]);
             return ExitCode::FAILURE;

@@ -23,7 +23,7 @@ use crate::port::Port;
 use crate::process::{Ended, Processes};
 use crate::spawn::spawn_on_console;
 use crate::{
-    account, clock, console, copy, exec, image_file, sockets, splice, ssh, stats, tcp, watch,
+    account, clock, console, copy, exec, image_file, sockets, splice, ssh, stats, tcp, watch, workspace,
 };
 
 /// The agent's version.
@@ -202,6 +202,14 @@ impl Agent {
                     ));
                 };
                 ssh.authorize(keys);
+                caller.send(kind::REPLY, b"{}").await
+            }
+            Request::Workspace(what) => {
+                return workspace::run(what, &self.defaults, &self.processes, caller, decoder)
+                    .await;
+            }
+            Request::Protect { path, readonly } => {
+                workspace::protect(&path, readonly)?;
                 caller.send(kind::REPLY, b"{}").await
             }
             Request::Measure { bytes } => splice::measure(caller, bytes).await,

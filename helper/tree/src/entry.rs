@@ -7,7 +7,7 @@ const LONGEST_TARGET: usize = 4095;
 const MOST_XATTRS: usize = 256;
 
 /// The name of an entry in its directory: any bytes but `/` and NUL, not `.` or `..`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Vec<u8>);
 
 impl Name {

@@ -10,13 +10,16 @@
 
 mod entry;
 mod error;
+mod listing;
 mod place;
 mod receive;
 mod send;
+pub mod session;
 mod stream;
 
 pub use entry::{Entry, Kind, Name};
 pub use error::{Result, TreeError};
-pub use receive::{Receive, Summary, receive};
-pub use send::{Send, send};
+pub use listing::{Listed, Piece};
+pub use receive::{Receive, Summary, receive, receive_into};
+pub use send::{Send, send, send_chosen};
 pub use stream::{Chunk, Limits, MAX_DEPTH, Reader, Step, Writer};

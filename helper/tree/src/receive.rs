@@ -61,8 +61,32 @@ pub fn receive<R: Read>(
     options: &Receive,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Summary> {
+    let place = Place::find(target, options.several)?;
+    receive_at(reader, place, options, progress)
+}
+
+/// Receives a tree into a directory that is open.
+///
+/// # Errors
+/// As [`receive`].
+pub fn receive_into<R: Read>(
+    reader: &mut Reader<R>,
+    directory: BorrowedFd<'_>,
+    options: &Receive,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Summary> {
+    let place = Place::Into(directory.try_clone_to_owned()?);
+    receive_at(reader, place, options, progress)
+}
+
+fn receive_at<R: Read>(
+    reader: &mut Reader<R>,
+    place: Place,
+    options: &Receive,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Summary> {
     let mut receiver = Receiver {
-        place: Place::find(target, options.several)?,
+        place,
         keep: Keep {
             archive: options.archive,
         },

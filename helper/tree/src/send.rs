@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
@@ -47,6 +47,8 @@ pub struct Send {
     pub archive: bool,
     /// Follow a link that is the source itself.
     pub follow: bool,
+    /// Send each name of a file as a file of its own.
+    pub apart: bool,
 }
 
 /// Sends each of the paths, without the end of the tree. A path that ends in `/.` stands for the
@@ -75,6 +77,68 @@ pub fn send<W: Write>(
     Ok(sender.summary)
 }
 
+/// Sends these entries below `root`, in the order of the bytes of their paths, with the directories on the
+/// way as implied ones; without the end of the tree. What is not there is left out, silently; directories
+/// among them go without what is in them, and each name of a file goes as a file.
+///
+/// # Errors
+/// Those of the writer. What cannot be read is left out, and the peer and the summary are told.
+pub fn send_chosen<W: Write>(
+    writer: &mut Writer<W>,
+    root: BorrowedFd<'_>,
+    paths: &[Vec<Name>],
+    options: Send,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Summary> {
+    let mut sender = Sender {
+        writer,
+        options: Send {
+            apart: true,
+            ..options
+        },
+        path: Vec::new(),
+        linked: HashMap::new(),
+        summary: Summary::default(),
+        progress,
+    };
+    let mut open: Vec<OwnedFd> = Vec::new();
+    for path in paths {
+        let Some((name, parents)) = path.split_last() else {
+            continue;
+        };
+        let shared = sender
+            .path
+            .iter()
+            .zip(parents)
+            .take_while(|(have, want)| have == want)
+            .count();
+        while sender.path.len() > shared {
+            sender.path.pop();
+            open.pop();
+            sender.writer.end()?;
+        }
+        let mut reached = true;
+        for parent in &parents[shared..] {
+            let above = open.last().map_or(root, AsFd::as_fd);
+            let Ok(directory) = openat(above, parent.as_bytes(), DIRECTORY, Mode::empty()) else {
+                reached = false;
+                break;
+            };
+            sender.writer.entry(&Entry::implied(parent.clone()))?;
+            sender.path.push(parent.clone());
+            open.push(directory);
+        }
+        if reached {
+            let above = open.last().map_or(root, AsFd::as_fd);
+            sender.chosen(above, name)?;
+        }
+    }
+    for _ in &open {
+        sender.writer.end()?;
+    }
+    Ok(sender.summary)
+}
+
 struct Sender<'a, W> {
     writer: &'a mut Writer<W>,
     options: Send,
@@ -98,6 +162,31 @@ struct Node<'a> {
 }
 
 impl<W: Write> Sender<'_, W> {
+    fn chosen(&mut self, parent: BorrowedFd<'_>, name: &Name) -> Result<()> {
+        let Ok(file) = CString::new(name.as_bytes()) else {
+            return Ok(());
+        };
+        let Ok(stat) = fstatat(parent, &*file, AtFlags::AT_SYMLINK_NOFOLLOW) else {
+            return Ok(());
+        };
+        if stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits() {
+            self.writer.entry(&Entry::implied(name.clone()))?;
+            return Ok(self.writer.end()?);
+        }
+        let sent = self.node(&Node {
+            parent,
+            file: &file,
+            name: name.clone(),
+            stat,
+            contents: false,
+            follow: false,
+        })?;
+        match sent {
+            Ok(()) => Ok(()),
+            Err(words) => self.leave_out(Some(name), &words),
+        }
+    }
+
     fn source(&mut self, path: &Path) -> Result<()> {
         let bytes = path.as_os_str().as_bytes();
         let failed = |errno| TreeError::file("read", bytes)(errno);
@@ -260,7 +349,7 @@ impl<W: Write> Sender<'_, W> {
             Ok(_) => return Ok(Err("it became something else".into())),
             Err(errno) => return Ok(Err(errno.desc().to_owned())),
         };
-        if stat.st_nlink > 1 {
+        if stat.st_nlink > 1 && !self.options.apart {
             let here = self.path.iter().chain([&node.name]).cloned().collect();
             let first = self
                 .linked

@@ -85,6 +85,17 @@ pub enum Request {
         /// Size of the disk, in bytes.
         bytes: u64,
     },
+    /// Work on the files below one directory: answers `STARTED`, then `REPLY` with [`Opened`] or `ERROR`, and
+    /// then serves requests about it (see `banger-tree`, `session`).
+    Workspace(Workspace),
+    /// Makes a directory read-only for everybody in the guest, or writable again, until the guest's next
+    /// start. Answers `{}`.
+    Protect {
+        /// Absolute path; any bytes.
+        path: Vec<u8>,
+        /// Which of the two.
+        readonly: bool,
+    },
     /// Measures the transport: answers `STARTED`, takes raw bytes until the caller's end, and then sends so
     /// many bytes itself.
     Measure {
@@ -146,6 +157,28 @@ pub struct User {
     pub gid: u32,
     /// Home directory, absolute.
     pub home: String,
+}
+
+/// A directory to work on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Workspace {
+    /// Any bytes; relative to the user's home.
+    pub path: Vec<u8>,
+    /// On whose behalf, as in [`Exec::user`].
+    #[serde(default)]
+    pub user: Option<String>,
+    /// Make it, and directories on the way, when it is not there.
+    #[serde(default)]
+    pub create: bool,
+}
+
+/// Answer of [`Request::Workspace`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opened {
+    /// The absolute path.
+    pub path: Vec<u8>,
+    /// Nothing is in it.
+    pub empty: bool,
 }
 
 /// What arrived in the guest.

@@ -75,6 +75,7 @@ impl Guest {
                 let send = Send {
                     archive: options.archive,
                     follow: options.follow,
+                    ..Send::default()
                 };
                 banger_tree::send(&mut writer, &paths, send, progress)
             }
@@ -184,7 +185,7 @@ impl Guest {
     }
 }
 
-fn explain(wire: &mut Wire<'_>, error: TreeError) -> Error {
+pub(crate) fn explain(wire: &mut Wire<'_>, error: TreeError) -> Error {
     match error {
         TreeError::Stream(error) => wire.explain(error),
         error => Error::Tree(error),

@@ -201,7 +201,7 @@ impl Guest {
         Session::new(stream, call, io, started, self.answer_timeout, terminal)?.run()
     }
 
-    fn call(&self, request: Request) -> Result<Frame> {
+    pub(crate) fn call(&self, request: Request) -> Result<Frame> {
         let deadline = Instant::now() + self.answer_timeout;
         let mut stream = self.dial_until(port::AGENT, deadline, None)?.0;
         let mut stream = Deadlined {

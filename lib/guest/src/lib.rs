@@ -13,6 +13,7 @@ mod sink;
 mod terminal;
 mod watch;
 mod wire;
+mod workspace;
 
 pub use banger_tree::{Summary, TreeError};
 pub use banger_wire::agent::{
@@ -20,6 +21,8 @@ pub use banger_wire::agent::{
     TerminalSize, User,
 };
 pub use banger_wire::watch::{Change, Changes, Watch, What};
+pub use wire::Wire;
+pub use workspace::Directory;
 
 pub use copy::{CopyIn, CopyOptions, CopyOut};
 pub use error::{Error, Result};

@@ -21,7 +21,7 @@ const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 const BUFFER: usize = 256 * 1024;
 
 /// A connection; the socket does not block.
-pub(crate) struct Wire<'a> {
+pub struct Wire<'a> {
     stream: UnixStream,
     interrupt: Option<BorrowedFd<'a>>,
     stall: Duration,
