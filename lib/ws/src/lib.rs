@@ -1,0 +1,29 @@
+//! Workspaces: a repository goes into a guest, a reviewed patch comes out.
+//!
+//! The guest is hostile from the first byte: its files are compared, limited and turned into git objects
+//! of a scratch repository of ours, without its configuration, hooks, filters or attributes; what was
+//! reviewed is what has the hash, and nothing else is applied. Who calls holds no lock: each verb takes
+//! `ws[id]` of the VM for as long as files move, and `vm[id]` never together with it.
+
+mod blobs;
+mod collect;
+mod error;
+mod export;
+mod fetch;
+mod git;
+mod guest_git;
+mod index;
+mod manifest;
+mod place;
+mod prepare;
+mod repository;
+mod request;
+mod review;
+mod risk;
+mod walk;
+
+pub use error::{Result, WsError};
+pub use export::{apply, head, look, review, reviewed, status};
+pub use prepare::prepare;
+pub use request::{Env, Limits, Mode, Prepare, Target};
+pub use review::Review;

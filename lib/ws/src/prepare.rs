@@ -1,0 +1,562 @@
+//! `prepare`: a repository goes into a guest; again, only what changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::Stdio;
+
+use banger_failpoint::{passed, point};
+use banger_tree::{Listed, Piece};
+use lib_guest::{Directory, Guest};
+use lib_model::{Progress, WorkspaceRecord};
+use lib_store::{Store, VmRow, WorkspaceGuard, WorkspaceRow, WorkspaceSpec, private_dir};
+use lib_vm::{Life, VmError};
+
+use crate::collect::{self, Collected, Collector, Commits};
+use crate::error::{Result, WsError};
+use crate::git::{Git, Scratch};
+use crate::guest_git::{GuestGit, Output};
+use crate::index;
+use crate::manifest::{GITLINK, Manifest};
+use crate::place::{self, Made};
+use crate::repository::{Content, Repository, Scan, scan};
+use crate::request::{Env, Limits, Mode, Prepare};
+use crate::walk::shown;
+
+/// The bare repository in the workspace's directory.
+pub(crate) const SCRATCH: &str = "scratch.git";
+
+/// Copies a repository into a running VM.
+///
+/// # Errors
+/// See [`WsError`]. When it fails half-way the workspace stays marked as incomplete, and the next `prepare`
+/// makes it whole.
+pub fn prepare(env: &mut Env<'_>, vm: &VmRow, request: &Prepare) -> Result<WorkspaceRecord> {
+    let git = Git::find()?;
+    let repository = Repository::find(&git, &request.source)?;
+    let base = match &request.from {
+        Some(from) => Some(
+            git.of_user(&repository.top, "rev-parse")
+                .args(["-q", "--verify", "--end-of-options"])
+                .arg(format!("{from}^{{commit}}"))
+                .line_if_any()?
+                .ok_or_else(|| WsError::Usage {
+                    what: format!(
+                        "there is no commit `{from}` in {}",
+                        repository.top.display()
+                    ),
+                    hint: "git log --all --oneline".into(),
+                })?,
+        ),
+        None => repository.head.clone(),
+    };
+    let branch = branch(&git, &repository, request)?;
+    let vm = running(env, vm)?;
+    let guest = env.guest(&vm);
+    let guard = env.locks.workspace(&vm.id)?;
+    let store = &mut *env.store;
+    let interrupt = env.interrupt.signals().map(AsFd::as_fd);
+    let wanted = match &request.path {
+        Some(path) => path.clone(),
+        None => default_path(&repository.top),
+    };
+    let user = request.user.as_deref();
+    let mut directory = guest.open_directory(wanted.as_bytes(), user, true, interrupt)?;
+    let path = String::from_utf8(directory.path().to_vec())
+        .map_err(|_| WsError::Refused("the path in the VM is no UTF-8".into()))?;
+    let path = path.trim_end_matches('/').to_owned();
+    if path.is_empty() {
+        return Err(WsError::Usage {
+            what: "a workspace cannot be at / in the VM".into(),
+            hint: "banger-ws prepare --path /src …".into(),
+        });
+    }
+    let known = store.workspaces_of(&vm.id)?;
+    let known = known.into_iter().find(|row| row.path == path);
+    refuse_foreign(known.as_ref(), &directory, &vm, &path, &repository, request)?;
+    let guest_git = GuestGit {
+        guest: &guest,
+        path: &path,
+        user,
+        interrupt: env.interrupt,
+    };
+    let has_git = request.mode != Mode::WorktreeOnly && guest_git.is_there()?;
+    if request.mode != Mode::WorktreeOnly && !has_git {
+        (env.note)(&format!(
+            "{} has no git: it gets the files without their history; changes can be exported all the same",
+            vm.name
+        ));
+    }
+    let spec = WorkspaceSpec {
+        mode: request.mode.as_str().into(),
+        branch,
+        from: request.from.clone(),
+        base,
+        include_ignored: request.include_ignored.clone(),
+        user: request.user.clone(),
+        git: has_git,
+        readonly: request.readonly,
+        ..WorkspaceSpec::default()
+    };
+    let row = store.begin_workspace(&guard, &path, &repository.top, &spec)?;
+    passed("workspace.begun");
+    let workspace = env.context.workspace(&vm.id, &row.id);
+    if let Some(parent) = workspace.parent() {
+        private_dir(parent)?;
+    }
+    private_dir(&workspace)?;
+    let mut preparation = Preparation {
+        store,
+        progress: env.progress,
+        note: env.note,
+        guard: &guard,
+        git: &git,
+        guest: &guest,
+        guest_git: &guest_git,
+        repository: &repository,
+        request,
+        directory: &mut directory,
+        workspace: &workspace,
+        was_readonly: known.as_ref().is_some_and(|known| known.spec.readonly),
+        old_base: known.and_then(|known| known.spec.base),
+        row,
+    };
+    let changed = preparation.run()?;
+    let record = preparation.row.record(&vm);
+    Ok(WorkspaceRecord { changed, ..record })
+}
+
+/// The row as it is now, of a VM that runs. `vm[id]` is held only for this, and never while bytes move.
+pub(crate) fn running(env: &mut Env<'_>, vm: &VmRow) -> Result<VmRow> {
+    let guard = env.locks.vm(&vm.id)?;
+    let vm = env.store.vm_again(&guard, vm)?;
+    if lib_vm::life(env.context, &vm) == Life::Dead {
+        let vm = vm.name.to_string();
+        return Err(VmError::NotRunning { vm }.into());
+    }
+    Ok(vm)
+}
+
+/// The repository's name, below the user's home.
+fn default_path(top: &Path) -> String {
+    let name = top
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned());
+    name.unwrap_or_else(|| "workspace".into())
+}
+
+fn branch(git: &Git, repository: &Repository, request: &Prepare) -> Result<Option<String>> {
+    let Some(branch) = &request.branch else {
+        // Another commit than the branch's is on no branch.
+        return Ok(match request.from {
+            Some(_) => None,
+            None => repository.branch.clone(),
+        });
+    };
+    let valid = git
+        .of_user(&repository.top, "check-ref-format")
+        .args(["--branch", branch])
+        .line_if_any()?;
+    if valid.as_deref() != Some(branch) {
+        return Err(WsError::Usage {
+            what: format!("`{branch}` is no name of a branch"),
+            hint: "git help check-ref-format".into(),
+        });
+    }
+    Ok(Some(branch.clone()))
+}
+
+fn refuse_foreign(
+    known: Option<&WorkspaceRow>,
+    directory: &Directory<'_>,
+    vm: &VmRow,
+    path: &str,
+    repository: &Repository,
+    request: &Prepare,
+) -> Result<()> {
+    let refused = |what: String| {
+        Err(WsError::Usage {
+            what,
+            hint: "banger-ws prepare --path ELSEWHERE …   (or --force, to overwrite)".into(),
+        })
+    };
+    match known {
+        _ if request.force => Ok(()),
+        Some(known) if known.source != repository.top => refused(format!(
+            "{path} in {} is the workspace of {}",
+            vm.name,
+            known.source.display()
+        )),
+        None if !directory.was_empty() => refused(format!("{path} in {} is not empty", vm.name)),
+        _ => Ok(()),
+    }
+}
+
+struct Preparation<'a, 'd> {
+    store: &'a mut Store,
+    progress: &'a dyn Progress,
+    note: &'a dyn Fn(&str),
+    guard: &'a WorkspaceGuard<'a>,
+    git: &'a Git,
+    guest: &'a Guest,
+    guest_git: &'a GuestGit<'a>,
+    repository: &'a Repository,
+    request: &'a Prepare,
+    directory: &'a mut Directory<'d>,
+    workspace: &'a Path,
+    was_readonly: bool,
+    old_base: Option<String>,
+    row: WorkspaceRow,
+}
+
+/// What is to be done in the guest.
+#[derive(Debug, Default)]
+struct Plan {
+    send: BTreeSet<Vec<u8>>,
+    remove: BTreeSet<Vec<u8>>,
+    conflicts: Vec<String>,
+}
+
+impl Preparation<'_, '_> {
+    /// Returns whether anything changed.
+    fn run(&mut self) -> Result<bool> {
+        let scratch_path = self.workspace.join(SCRATCH);
+        if !scratch_path.join("objects").is_dir() {
+            self.git
+                .make_scratch(&scratch_path, &self.repository.format)?;
+        }
+        let from = self.row.spec.from.as_ref().and(self.row.spec.base.clone());
+        let step = self.progress.step("looking at the repository", None);
+        let mut scan = scan(
+            self.git,
+            self.repository,
+            &scratch_path,
+            from.as_deref(),
+            &self.request.include_ignored,
+        )?;
+        step.done("");
+        for words in &scan.left_out {
+            (self.note)(&format!("not copied: {words}"));
+        }
+        let old = match Manifest::load(self.workspace) {
+            Ok(old) => old.filter(|old| old.format == scan.manifest.format),
+            Err(_) if self.request.force => None,
+            Err(error) => return Err(error),
+        };
+        if self.was_readonly {
+            self.guest.protect(self.row.path.as_bytes(), false)?;
+        }
+        let scratch = self.scratch(&scan, old.as_ref());
+        let collected = match &old {
+            Some(old) => self.collect(&scratch, old)?,
+            None => Collected::default(),
+        };
+        let plan = plan(&mut scan, old.as_ref(), &collected);
+        if !plan.conflicts.is_empty() && !self.request.force {
+            return Err(WsError::Conflict {
+                what: "changed both here and in the VM",
+                paths: plan.conflicts,
+                hint: format!(
+                    "banger-ws export {}   (or: banger-ws prepare --force …, which throws the VM's away)",
+                    self.row.vm
+                ),
+            });
+        }
+        let fresh = old.is_none();
+        let moved = fresh || self.old_base != self.row.spec.base;
+        self.history(&scratch, fresh, moved, &collected.commits)?;
+        point("workspace.copy").map_err(WsError::io("write to", self.workspace))?;
+        let remove: Vec<Vec<u8>> = plan.remove.iter().cloned().collect();
+        self.directory.remove(&remove)?;
+        self.send(&mut scan, &plan)?;
+        if self.row.spec.git && moved {
+            self.index(&scratch, &scan.manifest)?;
+        }
+        passed("workspace.copied");
+        scan.manifest.save(self.workspace)?;
+        let changed = moved || !plan.send.is_empty() || !plan.remove.is_empty();
+        if self.row.spec.readonly {
+            self.guest.protect(self.row.path.as_bytes(), true)?;
+        }
+        self.store.finish_workspace(self.guard, &mut self.row)?;
+        Ok(changed)
+    }
+
+    fn scratch(&self, scan: &Scan, old: Option<&Manifest>) -> Scratch {
+        let mut alternates = scan.manifest.alternates();
+        alternates.extend(old.map(Manifest::alternates).unwrap_or_default());
+        alternates.sort_unstable();
+        alternates.dedup();
+        Scratch {
+            git: self.git.clone(),
+            path: self.workspace.join(SCRATCH),
+            alternates,
+        }
+    }
+
+    /// What was changed in the guest since the last copy.
+    fn collect(&mut self, scratch: &Scratch, old: &Manifest) -> Result<Collected> {
+        let limits = Limits::default();
+        let base = old.roots[0].base.as_deref();
+        let commits = match self.row.spec.git {
+            true => collect::commits(scratch, self.guest_git, base, &old.format, limits)?,
+            false => Commits::default(),
+        };
+        let collector = Collector {
+            scratch,
+            manifest: old,
+            include_ignored: &self.request.include_ignored,
+            limits,
+            progress: &|_| {},
+        };
+        collector.collect(self.directory, commits)
+    }
+
+    /// Makes the guest's repository, or brings a new commit into it.
+    fn history(
+        &mut self,
+        scratch: &Scratch,
+        fresh: bool,
+        moved: bool,
+        commits: &Commits,
+    ) -> Result<()> {
+        if !self.row.spec.git || !moved {
+            return Ok(());
+        }
+        if (commits.tip.is_some() || commits.lost.is_some()) && !self.request.force {
+            return Err(WsError::Conflict {
+                what: "the repository has moved on, and commits were made in the VM",
+                paths: commits.tip.iter().cloned().collect(),
+                hint: format!(
+                    "banger-ws export {} --apply-to BRANCH   (or: banger-ws prepare --force …)",
+                    self.row.vm
+                ),
+            });
+        }
+        let spec = &self.row.spec;
+        let full = spec.mode == Mode::Full.as_str();
+        let base = spec.base.as_deref();
+        let mut files = place::repository(&self.repository.format, spec.branch.as_deref(), base);
+        let mut shallow = match (full, base) {
+            (false, Some(base)) => format!("{base}\n"),
+            // The host's own history may end early, too.
+            _ => fs::read_to_string(place::git_path(self.git, self.repository, "shallow")?)
+                .unwrap_or_default(),
+        };
+        if !full
+            && !fresh
+            && let Some(old) = &self.old_base
+        {
+            shallow.push_str(&format!("{old}\n"));
+        }
+        if !shallow.is_empty() {
+            files.push(Made::file(".git/shallow", shallow.into_bytes()));
+        }
+        if fresh {
+            let excludes = self.repository.excludes(self.git)?;
+            files.push(Made::file(".git/info/exclude", excludes));
+        }
+        place::made(self.directory, files)?;
+        let Some(base) = base else {
+            return Ok(());
+        };
+        let mut wanted = String::new();
+        if !full {
+            wanted.push_str(&format!("--shallow {base}\n"));
+        }
+        wanted.push_str(&format!("{base}\n"));
+        if let Some(old) = self.old_base.as_ref().filter(|_| !fresh) {
+            wanted.push_str(&format!("^{old}\n"));
+        }
+        let step = self.progress.step("history", None);
+        self.pack(scratch, &wanted, full)?;
+        step.done("");
+        let files = place::head(self.row.spec.branch.as_deref(), base);
+        place::made(self.directory, files)
+    }
+
+    /// Streams a pack from the repository into the guest's `index-pack`.
+    fn pack(&self, _scratch: &Scratch, wanted: &str, full: bool) -> Result<()> {
+        let window = if full { "10" } else { "0" };
+        let mut packing = self
+            .git
+            .of_user(&self.repository.top, "pack-objects")
+            .args(["--revs", "--stdout", "-q", "--delta-base-offset"])
+            .args(["--window-memory=16m", "--threads=2"])
+            .arg(format!("--window={window}"))
+            .spawn(Stdio::piped())?;
+        if let Some(mut stdin) = packing.stdin.take() {
+            use std::io::Write;
+            stdin
+                .write_all(wanted.as_bytes())
+                .map_err(packing.failed())?;
+        }
+        let Some(pipe) = packing.child.stdout.take().map(OwnedFd::from) else {
+            return packing.finish();
+        };
+        let arguments = ["index-pack", "--stdin"];
+        let taken = self
+            .guest_git
+            .run(&arguments, Some(pipe.as_fd()), Output::Null);
+        drop(pipe);
+        let packed = packing.finish();
+        let taken = taken?;
+        if taken.status != 0 {
+            return Err(WsError::Refused(format!(
+                "git in the VM did not take the history (status {}): {}",
+                taken.status, taken.words
+            )));
+        }
+        packed
+    }
+
+    /// Sends files, and learns how the guest's file system has them.
+    fn send(&mut self, scan: &mut Scan, plan: &Plan) -> Result<()> {
+        let paths: Vec<Vec<u8>> = plan.send.iter().cloned().collect();
+        let sent = match scan.content {
+            Content::Worktree => {
+                place::worktree(self.directory, self.repository, scan, &paths, self.progress)?
+            }
+            Content::Objects => place::objects(
+                self.git,
+                self.directory,
+                self.repository,
+                scan,
+                &paths,
+                self.progress,
+            )?,
+        };
+        self.row.spec.sent_files = sent.len() as u64;
+        self.row.spec.sent_bytes = sent.values().map(|(size, _)| size).sum();
+        let directories: BTreeSet<Vec<u8>> = sent.keys().map(|path| parent(path)).collect();
+        let directories: Vec<Vec<u8>> = directories.into_iter().collect();
+        let mut found: BTreeMap<Vec<u8>, Listed> = BTreeMap::new();
+        let mut at = 0;
+        self.directory.list(&directories, |piece| {
+            match piece {
+                Piece::Directory => at += 1,
+                Piece::Missing => {}
+                Piece::Entry(name, listed) => {
+                    let directory = directories.get(at - 1).map(Vec::as_slice);
+                    let path = crate::walk::join(directory.unwrap_or_default(), name.as_bytes());
+                    // A listing that is longer than what was sent has nothing to do with it.
+                    if sent.contains_key(&path) {
+                        found.insert(path, listed);
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        for (path, (size, mtime)) in &sent {
+            let Some(item) = scan.manifest.items.get_mut(path) else {
+                continue;
+            };
+            // What somebody changed before we looked is looked at again by the next export.
+            item.guest = found
+                .get(path)
+                .filter(|listed| listed.size == *size && listed.mtime == *mtime)
+                .filter(|listed| listed.is_file() || listed.is_symlink())
+                .copied();
+        }
+        Ok(())
+    }
+
+    /// The guest's index: the commit's tree, with the guest's own stat data where the file is the commit's.
+    fn index(&mut self, scratch: &Scratch, manifest: &Manifest) -> Result<()> {
+        let Some(base) = &self.row.spec.base else {
+            return Ok(());
+        };
+        let listed = scratch
+            .call("ls-tree")
+            .args(["-r", "-z", "--full-tree", base])
+            .output()?;
+        let mut entries = BTreeMap::new();
+        for (mode, oid, path) in crate::review::tree_entries(&listed) {
+            let item = manifest.items.get(&path);
+            let same = item.filter(|item| item.oid == oid && item.mode == mode);
+            let entry = index::Entry {
+                mode,
+                oid,
+                file: same.and_then(|item| item.guest),
+                skip: item.is_some_and(|item| item.absent),
+            };
+            entries.insert(path, entry);
+        }
+        let bytes = index::encode(&manifest.format, &entries)
+            .ok_or_else(|| WsError::Refused("git names objects in an unknown way".into()))?;
+        place::made(self.directory, vec![Made::file(".git/index", bytes)])
+    }
+}
+
+fn parent(path: &[u8]) -> Vec<u8> {
+    let slash = path.iter().rposition(|byte| *byte == b'/');
+    path[..slash.unwrap_or(0)].to_vec()
+}
+
+/// Compares three sides: what went in last, what the host has now, what the guest has. Files that need
+/// no sending keep what is known of them.
+fn plan(scan: &mut Scan, old: Option<&Manifest>, collected: &Collected) -> Plan {
+    let mut plan = Plan::default();
+    for (path, new) in &mut scan.manifest.items {
+        if new.absent {
+            continue;
+        }
+        let before = old
+            .and_then(|old| old.items.get(path))
+            .filter(|item| !item.absent);
+        let host_changed = before.is_none_or(|before| {
+            (before.mode, &before.oid, before.kept) != (new.mode, &new.oid, new.kept)
+        });
+        if new.mode == GITLINK {
+            if host_changed {
+                plan.send.insert(path.clone());
+            }
+            continue;
+        }
+        if collected.deleted.contains(path) {
+            if host_changed {
+                plan.conflicts.push(shown(path));
+                plan.send.insert(path.clone());
+            }
+        } else if let Some(blob) = collected.changed.get(path) {
+            if host_changed && (blob.mode, &blob.oid) != (new.mode, &new.oid) {
+                plan.conflicts.push(shown(path));
+                plan.send.insert(path.clone());
+            }
+        } else if host_changed {
+            plan.send.insert(path.clone());
+        } else {
+            new.guest = before.and_then(|before| before.guest);
+        }
+    }
+    let Some(old) = old else {
+        return plan;
+    };
+    for (path, before) in &old.items {
+        let stays = scan
+            .manifest
+            .items
+            .get(path)
+            .is_some_and(|item| !item.absent);
+        if stays || before.absent || before.mode == GITLINK || collected.deleted.contains(path) {
+            continue;
+        }
+        if collected.changed.contains_key(path) {
+            plan.conflicts.push(shown(path));
+        }
+        plan.remove.insert(path.clone());
+    }
+    // A directory cannot take a file's name before the file is gone.
+    for path in plan.send.clone() {
+        let mut above = &path[..];
+        while let Some(slash) = above.iter().rposition(|byte| *byte == b'/') {
+            above = &above[..slash];
+            if collected.changed.contains_key(above) {
+                plan.conflicts.push(shown(above));
+                plan.remove.insert(above.to_vec());
+            }
+        }
+    }
+    plan
+}

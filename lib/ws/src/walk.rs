@@ -1,0 +1,420 @@
+//! What the guest has: a walk over its tree by listings, one level at a time, in which ignored
+//! directories are never entered. The guest lists and sends; what counts is decided here.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use banger_tree::{Listed, Piece, TreeError};
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
+use lib_guest::Directory;
+
+use crate::error::{Result, WsError};
+use crate::fetch::{Fetched, fetch};
+use crate::manifest::Manifest;
+use crate::request::Limits;
+
+/// A longer `.gitignore` is not read.
+const LONGEST_IGNORE: u64 = 1 << 20;
+/// Longest path that is taken, in bytes (PATH_MAX of Linux).
+const LONGEST_PATH: usize = 4095;
+
+/// Files that the guest has and that count.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Walk {
+    /// Regular files and symbolic links by path.
+    pub(crate) files: BTreeMap<Vec<u8>, Listed>,
+    /// What is not taken, and why.
+    pub(crate) left_out: Vec<String>,
+    /// Of these, names that lead out or into git.
+    pub(crate) refused: Vec<String>,
+}
+
+/// How to walk.
+pub(crate) struct Walker<'a> {
+    /// What went in: never ignored.
+    pub(crate) manifest: Option<&'a Manifest>,
+    /// Further paths that are never ignored.
+    pub(crate) tracked: &'a HashSet<Vec<u8>>,
+    /// Ignored files that count all the same, by git's patterns.
+    pub(crate) include_ignored: &'a [String],
+    /// The most that is taken.
+    pub(crate) limits: Limits,
+}
+
+struct State {
+    walk: Walk,
+    /// Matchers by the directory of their `.gitignore`; the excludes of the host's under `None`.
+    rules: HashMap<Vec<u8>, Gitignore>,
+    excludes: Gitignore,
+    include: Option<Gitignore>,
+    tracked: HashSet<Vec<u8>>,
+    tracked_directories: HashSet<Vec<u8>>,
+    submodules: HashSet<Vec<u8>>,
+    entries: u64,
+}
+
+/// A directory to list.
+struct Level {
+    path: Vec<u8>,
+    /// It is ignored: only what is tracked, or was asked for, counts in it.
+    ignored: bool,
+}
+
+impl Walker<'_> {
+    /// Walks.
+    ///
+    /// # Errors
+    /// [`WsError::Limit`], [`WsError::Guest`].
+    pub(crate) fn walk(&self, directory: &mut Directory<'_>) -> Result<Walk> {
+        let mut state = self.state();
+        let mut levels = vec![Level {
+            path: Vec::new(),
+            ignored: false,
+        }];
+        while !levels.is_empty() {
+            let listed = self.list(directory, &levels, &mut state)?;
+            let ignores: Vec<Vec<u8>> = levels
+                .iter()
+                .zip(&listed)
+                .filter(|(level, entries)| {
+                    !level.ignored && entries.get(&b".gitignore"[..]).is_some_and(Listed::is_file)
+                })
+                .map(|(level, _)| join(&level.path, b".gitignore"))
+                .collect();
+            let texts = read_small(directory, &ignores, LONGEST_IGNORE)?;
+            for path in ignores {
+                let parent = &path[..path.len() - b".gitignore".len()];
+                let parent = parent.strip_suffix(b"/").unwrap_or(parent).to_owned();
+                if let Some(text) = texts.get(&path) {
+                    state.rules.insert(parent, matcher(text));
+                }
+            }
+            let mut next = Vec::new();
+            for (level, entries) in levels.iter().zip(listed) {
+                state.directory(level, entries, &mut next);
+            }
+            levels = next;
+        }
+        Ok(state.walk)
+    }
+
+    fn state(&self) -> State {
+        let mut tracked: HashSet<Vec<u8>> = self.tracked.clone();
+        let mut submodules = HashSet::new();
+        let mut excludes = Gitignore::empty();
+        if let Some(manifest) = self.manifest {
+            let items = manifest.items.iter();
+            tracked.extend(
+                items
+                    .filter(|(_, item)| !item.absent)
+                    .map(|(path, _)| path.clone()),
+            );
+            let inner = manifest.roots.iter().skip(1);
+            submodules.extend(inner.map(|root| root.prefix[..root.prefix.len() - 1].to_owned()));
+            excludes = matcher(&manifest.excludes);
+        }
+        let mut tracked_directories = HashSet::new();
+        for path in &tracked {
+            let mut path = &path[..];
+            while let Some(slash) = path.iter().rposition(|byte| *byte == b'/') {
+                path = &path[..slash];
+                if !tracked_directories.insert(path.to_owned()) {
+                    break;
+                }
+            }
+        }
+        let include = self.include_ignored.join("\n");
+        State {
+            walk: Walk::default(),
+            rules: HashMap::new(),
+            excludes,
+            include: (!include.is_empty()).then(|| matcher(include.as_bytes())),
+            tracked,
+            tracked_directories,
+            submodules,
+            entries: 0,
+        }
+    }
+
+    /// What is in each of the directories.
+    fn list(
+        &self,
+        directory: &mut Directory<'_>,
+        levels: &[Level],
+        state: &mut State,
+    ) -> Result<Vec<BTreeMap<Vec<u8>, Listed>>> {
+        let paths: Vec<Vec<u8>> = levels.iter().map(|level| level.path.clone()).collect();
+        let mut all: Vec<BTreeMap<Vec<u8>, Listed>> = Vec::new();
+        let mut missing = Vec::new();
+        let listed = directory.list(&paths, |piece| {
+            match piece {
+                Piece::Directory => all.push(BTreeMap::new()),
+                Piece::Missing => missing.push(all.len().saturating_sub(1)),
+                Piece::Entry(name, listed) => {
+                    state.entries += 1;
+                    if state.entries > self.limits.entries {
+                        return Err(TreeError::Refused("entries".into()));
+                    }
+                    let last = all.last_mut();
+                    let twice = last.is_some_and(|entries| {
+                        entries.insert(name.as_bytes().to_owned(), listed).is_some()
+                    });
+                    if twice {
+                        return Err(TreeError::Protocol("a name that is there twice"));
+                    }
+                }
+            }
+            Ok(())
+        });
+        match listed {
+            Err(lib_guest::Error::Tree(TreeError::Refused(words))) if words == "entries" => {
+                return Err(WsError::Limit {
+                    what: format!("more than {} files and directories", self.limits.entries),
+                    hint: "add what is generated to .gitignore",
+                });
+            }
+            listed => listed?,
+        }
+        all.resize_with(levels.len(), BTreeMap::new);
+        for index in missing {
+            if let Some(level) = levels.get(index).filter(|level| !level.ignored) {
+                let shown = shown(&level.path);
+                state
+                    .walk
+                    .left_out
+                    .push(format!("{shown}: it cannot be read"));
+            }
+        }
+        Ok(all)
+    }
+}
+
+impl State {
+    fn directory(
+        &mut self,
+        level: &Level,
+        entries: BTreeMap<Vec<u8>, Listed>,
+        next: &mut Vec<Level>,
+    ) {
+        let top = level.path.is_empty();
+        if !top && entries.contains_key(&b".git"[..]) && !self.submodules.contains(&level.path) {
+            if !level.ignored {
+                let shown = shown(&level.path);
+                self.walk
+                    .left_out
+                    .push(format!("{shown}/: a repository of its own"));
+            }
+            return;
+        }
+        for (name, listed) in entries {
+            if name == b".git" {
+                // The workspace's own, or a submodule's: nothing of it is ever taken.
+                continue;
+            }
+            let path = join(&level.path, &name);
+            let ignored = level.ignored || self.is_ignored(&path, listed.is_directory());
+            if is_dot_git(&name) || path.len() > LONGEST_PATH {
+                if !ignored {
+                    let shown = shown(&path);
+                    self.walk
+                        .refused
+                        .push(format!("{shown}: a name that git could take for its own"));
+                }
+                continue;
+            }
+            if listed.is_directory() {
+                let enter =
+                    !ignored || self.include.is_some() || self.tracked_directories.contains(&path);
+                if enter {
+                    next.push(Level { path, ignored });
+                }
+            } else if ignored && !self.tracked.contains(&path) && !self.is_included(&path) {
+            } else if listed.is_file() || listed.is_symlink() {
+                self.walk.files.insert(path, listed);
+            } else {
+                let shown = shown(&path);
+                self.walk
+                    .left_out
+                    .push(format!("{shown}: neither a file, a link nor a directory"));
+            }
+        }
+    }
+
+    /// The deepest `.gitignore` with a say decides; then the host's own excludes (gitignore(5)).
+    fn is_ignored(&self, path: &[u8], is_directory: bool) -> bool {
+        let mut parent = path;
+        while let Some(slash) = parent.iter().rposition(|byte| *byte == b'/') {
+            parent = &parent[..slash];
+            if let Some(rules) = self.rules.get(parent) {
+                let relative = &path[slash + 1..];
+                let found = rules.matched(os(relative), is_directory);
+                if !found.is_none() {
+                    return found.is_ignore();
+                }
+            }
+        }
+        if let Some(rules) = self.rules.get(&b""[..]) {
+            let found = rules.matched(os(path), is_directory);
+            if !found.is_none() {
+                return found.is_ignore();
+            }
+        }
+        self.excludes.matched(os(path), is_directory).is_ignore()
+    }
+
+    fn is_included(&self, path: &[u8]) -> bool {
+        self.include.as_ref().is_some_and(|include| {
+            include
+                .matched_path_or_any_parents(os(path), false)
+                .is_ignore()
+        })
+    }
+}
+
+fn os(path: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(path))
+}
+
+/// For people.
+pub(crate) fn shown(path: &[u8]) -> String {
+    match std::str::from_utf8(path) {
+        Ok(text) if !text.chars().any(char::is_control) => text.to_owned(),
+        _ => path.escape_ascii().to_string(),
+    }
+}
+
+/// A path in a directory.
+pub(crate) fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
+    match directory {
+        [] => name.to_owned(),
+        _ => [directory, name].join(&b'/'),
+    }
+}
+
+/// The rules of a file of patterns; lines that are none are left out, as git does.
+fn matcher(text: &[u8]) -> Gitignore {
+    let mut builder = GitignoreBuilder::new("");
+    for line in text.split(|byte| *byte == b'\n') {
+        // Patterns of bytes that are no UTF-8 match nothing that we know of.
+        if let Ok(line) = std::str::from_utf8(line) {
+            let _ = builder.add_line(None, line.trim_end_matches('\r'));
+        }
+    }
+    builder.build().unwrap_or_else(|_| Gitignore::empty())
+}
+
+/// Names that some file system, or git for one, takes for `.git`: by case, by NTFS's short names and
+/// streams, by HFS+'s ignored characters (git, path.c, is_ntfs_dotgit; utf8.c, is_hfs_dotgit).
+pub(crate) fn is_dot_git(name: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(name);
+    let visible: String = text
+        .chars()
+        .filter(|c| !matches!(c, '\u{200c}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{206a}'..='\u{206f}' | '\u{feff}'))
+        .collect();
+    let visible = visible.to_ascii_lowercase();
+    let stem = visible.split([':', '\\']).next().unwrap_or_default();
+    let stem = stem.trim_end_matches([' ', '.']);
+    stem == ".git" || stem == "git~1"
+}
+
+/// Reads files that are small; what is not there, or larger, is left out.
+pub(crate) fn read_small(
+    directory: &mut Directory<'_>,
+    paths: &[Vec<u8>],
+    most: u64,
+) -> Result<HashMap<Vec<u8>, Vec<u8>>> {
+    let mut found = HashMap::new();
+    let mut paths = paths.to_vec();
+    paths.sort_unstable();
+    for chunk in banger_tree::session::chunks(&paths) {
+        directory.with(|client| {
+            fetch(client, chunk, u64::MAX, |path, what, content| {
+                let mut text = Vec::new();
+                content.each(&mut |bytes| {
+                    if (text.len() + bytes.len()) as u64 <= most {
+                        text.extend_from_slice(bytes);
+                    }
+                    Ok(())
+                })?;
+                if let Fetched::File { size, .. } = what
+                    && text.len() as u64 == size
+                {
+                    found.insert(path.to_owned(), text);
+                }
+                Ok(())
+            })
+        })?;
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_some_file_system_takes_for_git_are_known() {
+        for name in [
+            ".git",
+            ".GIT",
+            ".Git",
+            "git~1",
+            "GIT~1",
+            ".git ",
+            ".git.",
+            ".git...",
+            ".git::$DATA",
+            ".g\u{200c}it",
+            "\u{feff}.git",
+            ".git\\x",
+        ] {
+            assert!(is_dot_git(name.as_bytes()), "{name}");
+        }
+        for name in [
+            ".gitignore",
+            "git",
+            ".github",
+            "git~2",
+            "a.git",
+            ".gi",
+            "\u{200c}",
+        ] {
+            assert!(!is_dot_git(name.as_bytes()), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_deepest_gitignore_decides() {
+        let mut state = Walker {
+            manifest: None,
+            tracked: &HashSet::new(),
+            include_ignored: &[],
+            limits: Limits::default(),
+        }
+        .state();
+        state.excludes = matcher(b"*.swp\n");
+        state
+            .rules
+            .insert(b"".to_vec(), matcher(b"/top\n*.o\nbuild/\n# a comment\n"));
+        state.rules.insert(b"a".to_vec(), matcher(b"!keep.o\n"));
+        for (path, directory, ignored) in [
+            ("top", false, true),
+            ("a/top", false, false),
+            ("x.o", false, true),
+            ("a/x.o", false, true),
+            ("a/keep.o", false, false),
+            ("a/b/keep.o", false, false),
+            ("build", true, true),
+            ("build", false, false),
+            ("a/.x.swp", false, true),
+        ] {
+            assert_eq!(
+                state.is_ignored(path.as_bytes(), directory),
+                ignored,
+                "{path}"
+            );
+        }
+    }
+}
