@@ -12,7 +12,13 @@ use crate::step::{Result, output, run};
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// The executables that people run.
-const PROGRAMS: [&str; 4] = ["banger", "banger-image", "banger-net", "banger-vm"];
+const PROGRAMS: [&str; 5] = [
+    "banger",
+    "banger-image",
+    "banger-net",
+    "banger-vm",
+    "banger-ws",
+];
 
 /// Those that executables run.
 const HELPERS: [&str; 3] = ["banger-monitor", "banger-agent", "banger-netd"];

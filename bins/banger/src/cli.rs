@@ -41,6 +41,13 @@ pub(crate) enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Repositories in VMs (banger-ws)
+    #[command(disable_help_flag = true)]
+    Ws {
+        /// Arguments of banger-ws
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Settings
     #[command(subcommand)]
     Config(ConfigCommand),

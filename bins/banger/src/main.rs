@@ -26,6 +26,7 @@ fn run(command: cli::Command) -> Result<u8, lib_cli::Failure> {
         cli::Command::Image { arguments } => ("image", arguments),
         cli::Command::Vm { arguments } => ("vm", arguments),
         cli::Command::Net { arguments } => ("net", arguments),
+        cli::Command::Ws { arguments } => ("ws", arguments),
         cli::Command::Config(cli::ConfigCommand::Show(args)) => {
             return config::show(&args).map(|()| lib_model::Exit::Done.into());
         }
@@ -46,7 +47,7 @@ fn delegate_completion() -> Option<lib_cli::Failure> {
     };
     let noun = noun
         .to_str()
-        .filter(|noun| matches!(*noun, "image" | "net" | "vm"))?;
+        .filter(|noun| matches!(*noun, "image" | "net" | "vm" | "ws"))?;
     if separator != "--" {
         return None;
     }
