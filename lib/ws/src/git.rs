@@ -77,6 +77,8 @@ impl Git {
                 .arg(directory)
                 .args(["-c", "core.hooksPath=/dev/null"])
                 .args(["-c", "core.fsmonitor=false"])
+                // Or an index of ours would leave a shared one in the user's repository.
+                .args(["-c", "core.splitIndex=false"])
                 .arg(name);
         })
     }

@@ -119,6 +119,7 @@ pub fn prepare(env: &mut Env<'_>, vm: &VmRow, request: &Prepare) -> Result<Works
         directory: &mut directory,
         workspace: &workspace,
         was_readonly: known.as_ref().is_some_and(|known| known.spec.readonly),
+        was_git: known.as_ref().is_some_and(|known| known.spec.git),
         old_base: known.and_then(|known| known.spec.base),
         row,
     };
@@ -206,6 +207,7 @@ struct Preparation<'a, 'd> {
     directory: &'a mut Directory<'d>,
     workspace: &'a Path,
     was_readonly: bool,
+    was_git: bool,
     old_base: Option<String>,
     row: WorkspaceRow,
 }
@@ -263,7 +265,7 @@ impl Preparation<'_, '_> {
                 ),
             });
         }
-        let fresh = old.is_none();
+        let fresh = old.is_none() || (self.row.spec.git && !self.was_git);
         let moved = fresh || self.old_base != self.row.spec.base;
         self.history(&scratch, fresh, moved, &collected.commits)?;
         point("workspace.copy").map_err(WsError::io("write to", self.workspace))?;
@@ -299,7 +301,7 @@ impl Preparation<'_, '_> {
     fn collect(&mut self, scratch: &Scratch, old: &Manifest) -> Result<Collected> {
         let limits = Limits::default();
         let base = old.roots[0].base.as_deref();
-        let commits = match self.row.spec.git {
+        let commits = match self.row.spec.git && self.was_git {
             true => collect::commits(scratch, self.guest_git, base, &old.format, limits)?,
             false => Commits::default(),
         };
@@ -337,7 +339,6 @@ impl Preparation<'_, '_> {
         let spec = &self.row.spec;
         let full = spec.mode == Mode::Full.as_str();
         let base = spec.base.as_deref();
-        let mut files = place::repository(&self.repository.format, spec.branch.as_deref(), base);
         let mut shallow = match (full, base) {
             (false, Some(base)) => format!("{base}\n"),
             // The host's own history may end early, too.
@@ -350,10 +351,14 @@ impl Preparation<'_, '_> {
         {
             shallow.push_str(&format!("{old}\n"));
         }
+        let mut files = Vec::new();
         if !shallow.is_empty() {
             files.push(Made::file(".git/shallow", shallow.into_bytes()));
         }
+        // Later it is the guest's: who works there has set a name, or a remote.
         if fresh {
+            let format = &self.repository.format;
+            files.extend(place::repository(format, spec.branch.as_deref(), base));
             let excludes = self.repository.excludes(self.git)?;
             files.push(Made::file(".git/info/exclude", excludes));
         }

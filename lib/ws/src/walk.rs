@@ -179,8 +179,17 @@ impl Walker<'_> {
         }
         all.resize_with(levels.len(), BTreeMap::new);
         for index in missing {
-            if let Some(level) = levels.get(index).filter(|level| !level.ignored) {
-                let shown = shown(&level.path);
+            let Some(level) = levels.get(index) else {
+                continue;
+            };
+            let shown = shown(&level.path);
+            // What went in does not look deleted because it cannot be seen.
+            if level.path.is_empty() || state.tracked_directories.contains(&level.path) {
+                return Err(WsError::Refused(format!(
+                    "{shown}/ in the VM cannot be read"
+                )));
+            }
+            if !level.ignored {
                 state
                     .walk
                     .left_out
@@ -199,7 +208,12 @@ impl State {
         next: &mut Vec<Level>,
     ) {
         let top = level.path.is_empty();
-        if !top && entries.contains_key(&b".git"[..]) && !self.submodules.contains(&level.path) {
+        // What went in there does not look deleted because somebody made a repository of it.
+        let apart = !top
+            && entries.contains_key(&b".git"[..])
+            && !self.submodules.contains(&level.path)
+            && !self.tracked_directories.contains(&level.path);
+        if apart {
             if !level.ignored {
                 let shown = shown(&level.path);
                 self.walk
