@@ -98,6 +98,11 @@ pub(crate) const TEST: &[Package] = &[
         "/usr/sbin/dropbear",
         "is an image's own SSH server",
     ),
+    package(
+        "git",
+        "/usr/bin/git",
+        "keeps the repositories of workspaces, on the host and in guests",
+    ),
     package("rsync", "/usr/bin/rsync", "copies trees by ssh"),
     package("nftables", "/usr/sbin/nft", "loads the rules between VMs"),
     package("iproute2", "/sbin/ip", "looks at interfaces as a reference"),

@@ -7,6 +7,7 @@ mod net;
 mod ssh;
 mod start_up;
 mod state;
+mod workspaces;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -42,6 +43,8 @@ enum What {
     State,
     /// Boots and commands in guests
     Guests,
+    /// Repositories into guests, changes out of them
+    Workspaces,
     /// The network: addresses, interfaces, rules, names
     Net,
     /// From a registry to a file system, beside other tools and the physical floor
@@ -82,6 +85,10 @@ pub(crate) fn bench(args: &Args) -> Result<()> {
     if wants(What::Guests) {
         timed("guests", || bench.guests(runs, &mut rows))?;
         timed("ssh", || bench.ssh(runs, &mut rows))?;
+    }
+    if wants(What::Workspaces) {
+        let bench = Bench::new(bench.fixtures.clone())?;
+        timed("workspaces", || bench.workspaces(&mut rows))?;
     }
     if wants(What::Net) {
         timed("network", || bench.net(&mut rows))?;
