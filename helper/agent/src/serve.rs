@@ -23,7 +23,8 @@ use crate::port::Port;
 use crate::process::{Ended, Processes};
 use crate::spawn::spawn_on_console;
 use crate::{
-    account, clock, console, copy, exec, image_file, sockets, splice, ssh, stats, tcp, watch, workspace,
+    account, clock, console, copy, exec, image_file, sockets, splice, ssh, stats, tcp, watch,
+    workspace,
 };
 
 /// The agent's version.
