@@ -4,4 +4,5 @@
   "banger-image"
   "banger-net"
   "banger-vm"
+  "banger-ws"
 ]

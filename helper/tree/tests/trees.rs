@@ -96,7 +96,7 @@ fn a_tree_arrives_as_it_was() {
 
     let archive = Send {
         archive: true,
-        ..Send::default()..Send::default()
+        ..Send::default()
     };
     let options = Receive {
         archive: true,
