@@ -146,6 +146,7 @@ fn vm(context: &Context, store: &mut Store, locks: &mut Locks) -> VmRow {
         size: ByteSize(1),
         used: ByteSize(1),
         config: OciConfig::default(),
+        kernel: None,
     };
     let image = store
         .publish_image(&guard, Staged::new(context).unwrap(), &image, Some("i"))
