@@ -118,6 +118,11 @@ pub(crate) const TEST: &[Package] = &[
         "/usr/sbin/dnsmasq",
         "is another server of names: an upstream, a host's resolver, a peer",
     ),
+    package(
+        "iptables",
+        "/usr/sbin/iptables",
+        "is the firewall that Docker makes",
+    ),
     package("zsh", "/bin/zsh", "completes commands"),
     package("fish", "/usr/bin/fish", "completes commands"),
 ];

@@ -67,8 +67,12 @@ pub(crate) enum Command {
     },
     /// Give back addresses that no VM of the store has
     Gc(GcArgs),
-    /// Prove that the network works
-    Doctor,
+    /// Prove that the network works, with packets
+    Doctor {
+        /// Let the bridge through the firewall of another program, such as Docker's; `down` takes it back
+        #[arg(long)]
+        fix: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

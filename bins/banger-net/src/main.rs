@@ -35,7 +35,7 @@ fn dispatch(session: &mut Session, command: Command) -> Result<u8, Failure> {
         Command::Dns(DnsCommand::List) => commands::dns::list(session),
         Command::Route(command) => commands::route::run(session, &command),
         Command::Gc(args) => commands::gc::run(session, &args),
-        Command::Doctor => return commands::doctor::run(session),
+        Command::Doctor { fix } => return commands::doctor::run(session, fix),
     }?;
     Ok(Exit::Done.into())
 }

@@ -1,12 +1,12 @@
 //! One connection: hello, then one request after the other, each in a frame of limited size and time.
-//! Descriptors go out with an answer; none may come in.
+//! Descriptors come with the requests that say so, exactly as many, and go out with an answer.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use banger_proto::{
-    Answer, Code, Decoder, Hello, MAX_REPLY, MAX_REQUEST, PROTOCOL, Refusal, Request, decode,
-    encode,
+    Answer, Code, Decoder, Hello, MAX_DESCRIPTORS, MAX_REPLY, MAX_REQUEST, PROTOCOL, Refusal,
+    Request, decode, encode,
 };
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use serde::Serialize;
@@ -15,12 +15,14 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::PROGRAM;
 use crate::options::Limits;
+use crate::{PROGRAM, sys};
 
 pub(crate) struct Connection {
     stream: UnixStream,
     decoder: Decoder,
+    /// Came with the frame that is being received.
+    descriptors: Vec<OwnedFd>,
     limits: Limits,
     /// A parent on a socket pair may take its time.
     patient: bool,
@@ -31,6 +33,7 @@ impl Connection {
         Connection {
             stream,
             decoder: Decoder::new(MAX_REQUEST),
+            descriptors: Vec::new(),
             limits,
             patient,
         }
@@ -47,6 +50,9 @@ impl Connection {
             return Ok(());
         }
         match self.receive::<Hello>().await? {
+            Some(_) if !self.descriptors.is_empty() => {
+                Err(invalid("descriptors came with the greeting"))
+            }
             Some(hello) if hello.protocol == PROTOCOL => Ok(()),
             Some(hello) => Err(invalid(format!(
                 "the caller speaks protocol {}, this is {PROTOCOL}",
@@ -59,9 +65,21 @@ impl Connection {
     /// The next request; `None` when the caller is done.
     ///
     /// # Errors
-    /// A frame that is not understood, too long or too slow, or descriptors; the connection is over.
-    pub(crate) async fn request(&mut self) -> Result<Option<Request>, Refusal> {
-        self.receive().await
+    /// A frame that is not understood, too long or too slow, or other descriptors than the request has; the
+    /// connection is over.
+    pub(crate) async fn request(&mut self) -> Result<Option<(Request, Vec<OwnedFd>)>, Refusal> {
+        let Some(request) = self.receive::<Request>().await? else {
+            return Ok(None);
+        };
+        let descriptors = std::mem::take(&mut self.descriptors);
+        let (came, wanted) = (descriptors.len(), request.descriptors());
+        if came == wanted {
+            return Ok(Some((request, descriptors)));
+        }
+        Err(invalid(format!(
+            "{came} descriptors came, but `{}` has {wanted}",
+            request.verb()
+        )))
     }
 
     /// Answers, with a descriptor.
@@ -92,7 +110,9 @@ impl Connection {
                 Some(Instant::now() + self.limits.idle)
             };
             let mut buffer = [0; 4096];
-            let read = self.read(&mut buffer);
+            let missing = self.decoder.missing().clamp(1, buffer.len());
+            let room = &mut buffer[..missing];
+            let read = read(&self.stream, &mut self.descriptors, room);
             let read = match limit {
                 None => read.await,
                 Some(limit) => match timeout_at(limit, read).await {
@@ -113,17 +133,6 @@ impl Connection {
                     return Err(invalid(error));
                 }
                 Err(error) => return Err(gone(error)),
-            }
-        }
-    }
-
-    async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            self.stream.readable().await?;
-            let stream = &self.stream;
-            match stream.try_io(Interest::READABLE, || receive(stream, buffer)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                read => return read,
             }
         }
     }
@@ -177,24 +186,40 @@ fn send(stream: &UnixStream, bytes: &[u8], descriptor: Option<&OwnedFd>) -> io::
     )?)
 }
 
-/// Descriptors that come are closed, and are an error: no request has any.
-fn receive(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<usize> {
+async fn read(
+    stream: &UnixStream,
+    descriptors: &mut Vec<OwnedFd>,
+    buffer: &mut [u8],
+) -> io::Result<usize> {
+    loop {
+        stream.readable().await?;
+        match stream.try_io(Interest::READABLE, || receive(stream, descriptors, buffer)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            read => return read,
+        }
+    }
+}
+
+/// Descriptors beyond the limit are closed, and are an error.
+fn receive(
+    stream: &UnixStream,
+    descriptors: &mut Vec<OwnedFd>,
+    buffer: &mut [u8],
+) -> io::Result<usize> {
     // As many as the kernel passes at once (SCM_MAX_FD).
     let mut space = nix::cmsg_space!([RawFd; 253]);
     let mut slices = [IoSliceMut::new(buffer)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
     let message = recvmsg::<()>(stream.as_raw_fd(), &mut slices, Some(&mut space), flags)?;
-    let mut count = 0;
     for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(descriptors) = control {
-            for descriptor in descriptors {
-                count += 1;
-                let _ = nix::unistd::close(descriptor);
-            }
+        if let ControlMessageOwned::ScmRights(numbers) = control {
+            descriptors.extend(numbers.into_iter().map(sys::adopt));
         }
     }
-    if count > 0 || message.flags.contains(MsgFlags::MSG_CTRUNC) {
-        let what = format!("{count} descriptors came, but no request has any");
+    let count = descriptors.len();
+    if count > MAX_DESCRIPTORS || message.flags.contains(MsgFlags::MSG_CTRUNC) {
+        descriptors.clear();
+        let what = format!("{count} descriptors came, the limit is {MAX_DESCRIPTORS}");
         return Err(io::Error::new(io::ErrorKind::InvalidData, what));
     }
     Ok(message.bytes)

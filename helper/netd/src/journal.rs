@@ -53,6 +53,28 @@ enum Line {
     Drop(VmId),
     /// We switched ip_forward on.
     Forwarding(bool),
+    /// Whose request made the bridge.
+    Maker(Option<u32>),
+    /// Rules of ours are in another program's firewall.
+    Admitted(bool),
+}
+
+/// What the host has because of us, beside reservations.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Host {
+    forwarding: bool,
+    maker: Option<u32>,
+    admitted: bool,
+}
+
+impl Host {
+    fn lines(self) -> [Line; 3] {
+        [
+            Line::Forwarding(self.forwarding),
+            Line::Maker(self.maker),
+            Line::Admitted(self.admitted),
+        ]
+    }
 }
 
 /// The journal and what it says.
@@ -62,7 +84,7 @@ pub(crate) struct Journal {
     file: File,
     length: u64,
     kept: BTreeMap<VmId, Kept>,
-    forwarding: bool,
+    host: Host,
 }
 
 impl Journal {
@@ -76,14 +98,14 @@ impl Journal {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             old => old?,
         };
-        let (kept, forwarding) = replay(&old, &path)?;
-        let (file, length) = write_anew(directory, &kept, forwarding)?;
+        let (kept, host) = replay(&old, &path)?;
+        let (file, length) = write_anew(directory, &kept, host)?;
         Ok(Journal {
             directory: directory.to_owned(),
             file,
             length,
             kept,
-            forwarding,
+            host,
         })
     }
 
@@ -101,7 +123,17 @@ impl Journal {
 
     /// Whether ip_forward was switched on by us.
     pub(crate) fn forwarding(&self) -> bool {
-        self.forwarding
+        self.host.forwarding
+    }
+
+    /// The uid whose request made the bridge, if that is known.
+    pub(crate) fn maker(&self) -> Option<u32> {
+        self.host.maker
+    }
+
+    /// Whether rules of ours are in another program's firewall.
+    pub(crate) fn admitted(&self) -> bool {
+        self.host.admitted
     }
 
     pub(crate) fn set(&mut self, kept: Kept) -> io::Result<()> {
@@ -116,7 +148,7 @@ impl Journal {
     fn shorten(&mut self) {
         let live = self.kept.len() as u64 * LINE;
         if self.length > SLACK + 4 * live
-            && let Ok((file, length)) = write_anew(&self.directory, &self.kept, self.forwarding)
+            && let Ok((file, length)) = write_anew(&self.directory, &self.kept, self.host)
         {
             (self.file, self.length) = (file, length);
         }
@@ -130,7 +162,19 @@ impl Journal {
 
     pub(crate) fn set_forwarding(&mut self, ours: bool) -> io::Result<()> {
         self.append(&Line::Forwarding(ours))?;
-        self.forwarding = ours;
+        self.host.forwarding = ours;
+        Ok(())
+    }
+
+    pub(crate) fn set_maker(&mut self, uid: u32) -> io::Result<()> {
+        self.append(&Line::Maker(Some(uid)))?;
+        self.host.maker = Some(uid);
+        Ok(())
+    }
+
+    pub(crate) fn set_admitted(&mut self, admitted: bool) -> io::Result<()> {
+        self.append(&Line::Admitted(admitted))?;
+        self.host.admitted = admitted;
         Ok(())
     }
 
@@ -160,7 +204,7 @@ impl Journal {
 fn write_anew(
     directory: &Path,
     kept: &BTreeMap<VmId, Kept>,
-    forwarding: bool,
+    host: Host,
 ) -> io::Result<(File, u64)> {
     let path = directory.join(FILE);
     let new = path.with_extension("new");
@@ -172,7 +216,7 @@ fn write_anew(
         .open(&new)?;
     let mut text = Vec::new();
     let lines = kept.values().cloned().map(Line::Set);
-    for line in lines.chain([Line::Forwarding(forwarding)]) {
+    for line in lines.chain(host.lines()) {
         text.extend(serde_json::to_vec(&line)?);
         text.push(b'\n');
     }
@@ -183,9 +227,9 @@ fn write_anew(
     Ok((file, text.len() as u64))
 }
 
-fn replay(text: &[u8], path: &Path) -> io::Result<(BTreeMap<VmId, Kept>, bool)> {
+fn replay(text: &[u8], path: &Path) -> io::Result<(BTreeMap<VmId, Kept>, Host)> {
     let mut kept = BTreeMap::new();
-    let mut forwarding = false;
+    let mut host = Host::default();
     let mut lines = text
         .split_inclusive(|byte| *byte == b'\n')
         .enumerate()
@@ -198,7 +242,9 @@ fn replay(text: &[u8], path: &Path) -> io::Result<(BTreeMap<VmId, Kept>, bool)> 
             Ok(Line::Drop(vm)) => {
                 kept.remove(&vm);
             }
-            Ok(Line::Forwarding(ours)) => forwarding = ours,
+            Ok(Line::Forwarding(ours)) => host.forwarding = ours,
+            Ok(Line::Maker(uid)) => host.maker = uid,
+            Ok(Line::Admitted(admitted)) => host.admitted = admitted,
             Err(_) if lines.peek().is_none() && !line.ends_with(b"\n") => {}
             Err(error) => {
                 let place = format!("{}, line {}: {error}", path.display(), number + 1);
@@ -206,7 +252,7 @@ fn replay(text: &[u8], path: &Path) -> io::Result<(BTreeMap<VmId, Kept>, bool)> 
             }
         }
     }
-    Ok((kept, forwarding))
+    Ok((kept, host))
 }
 
 #[cfg(test)]
@@ -235,6 +281,8 @@ mod tests {
         }
         journal.drop(&kept(2).vm).unwrap();
         journal.set_forwarding(true).unwrap();
+        journal.set_maker(7).unwrap();
+        journal.set_admitted(true).unwrap();
         let path = base.path().join(FILE);
         let mut file = OpenOptions::new().append(true).open(&path).unwrap();
         file.write_all(b"{\"set\":{\"vm\":\"00").unwrap();
@@ -245,6 +293,7 @@ mod tests {
             .map(|k| k.address.octets()[3])
             .collect();
         assert_eq!((addresses, journal.forwarding()), (vec![1, 3], true));
+        assert_eq!((journal.maker(), journal.admitted()), (Some(7), true));
         journal.drop(&kept(1).vm).unwrap();
         assert_eq!(Journal::open(base.path()).unwrap().kept().len(), 1);
     }

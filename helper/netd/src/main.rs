@@ -7,17 +7,25 @@
 mod accounts;
 mod audit;
 mod connection;
+mod elements;
+mod firewall;
 mod forwarding;
+mod jail;
 mod journal;
 mod links;
 mod listen;
+mod loops;
+mod mapper;
 mod names;
+mod netfilter;
 mod network;
 mod nft;
 mod operations;
 mod options;
+mod passed;
 mod peer;
 mod pool;
+mod programs;
 mod resolved;
 mod rules;
 mod serve;
@@ -32,6 +40,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::rc::Rc;
 
+use jail::Jails;
 use journal::Journal;
 use links::Links;
 use network::Network;
@@ -49,6 +58,9 @@ const EXIT_BUSY: u8 = 4;
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if arguments == [jail::WORD] {
+        return jail::enter();
+    }
     if let [only] = &arguments[..]
         && let Some(word @ ("--version" | "--help")) = only.to_str()
     {
@@ -142,6 +154,12 @@ async fn serve(options: Options, journal: Journal) -> io::Result<()> {
         Links::new(handle),
         Nft::new(options.nft.clone()),
         Resolved::new(options.resolvectl.clone()),
+        options.offered(),
+        Jails {
+            qemu: options.qemu.clone(),
+            first_uid: options.first_uid,
+            root: options.state.join("jail"),
+        },
     );
     if let Err(refusal) = network.recover().await {
         // Each request tries again, and tells its caller.

@@ -7,13 +7,14 @@ use std::net::Ipv4Addr;
 
 use banger_proto::{Code, InterfaceName, NetworkStatus, Refusal, Reservation, VmId};
 
+use crate::jail::Jails;
 use crate::journal::{Journal, Kept};
 use crate::links::{Link, Links, Owner};
 use crate::nft::{Nft, Tables};
-use crate::options::Limits;
+use crate::options::{Feature, Limits};
 use crate::pool::{Pool, mac};
 use crate::resolved::Resolved;
-use crate::{PROGRAM, audit, forwarding, names, rules};
+use crate::{PROGRAM, audit, firewall, forwarding, names, netfilter, rules};
 
 pub(crate) struct Network {
     pub(crate) bridge: InterfaceName,
@@ -23,6 +24,8 @@ pub(crate) struct Network {
     pub(crate) links: Links,
     pub(crate) nft: Nft,
     pub(crate) resolved: Resolved,
+    pub(crate) offered: Vec<Feature>,
+    pub(crate) jails: Jails,
     /// VMs whose interface is there, as the kernel said last.
     pub(crate) attached: HashSet<VmId>,
     /// The address that was given last.
@@ -40,6 +43,8 @@ impl Network {
         links: Links,
         nft: Nft,
         resolved: Resolved,
+        offered: Vec<Feature>,
+        jails: Jails,
     ) -> Self {
         let latest = journal.kept().values().max_by_key(|kept| kept.reserved_ms);
         Network {
@@ -51,6 +56,8 @@ impl Network {
             links,
             nft,
             resolved,
+            offered,
+            jails,
             attached: HashSet::new(),
             loaded: false,
         }
@@ -61,7 +68,7 @@ impl Network {
     pub(crate) async fn recover(&mut self) -> Result<(), Refusal> {
         self.look().await?;
         if self.bridge_link().await?.is_some() {
-            self.ensure().await?;
+            self.ensure(None).await?;
         }
         self.write_names()
     }
@@ -124,8 +131,8 @@ impl Network {
         Ok(link.is_some_and(|link| link.owner == Owner::Bridge))
     }
 
-    /// Bridge and rules are there. Returns the bridge and whether something was made.
-    pub(crate) async fn ensure(&mut self) -> Result<(Link, bool), Refusal> {
+    /// Bridge and rules are there. Returns the bridge and whether something was made, for this user.
+    pub(crate) async fn ensure(&mut self, uid: Option<u32>) -> Result<(Link, bool), Refusal> {
         let bridge = self.bridge_link().await?;
         if let Some(bridge) = &bridge
             && self.loaded
@@ -135,6 +142,10 @@ impl Network {
         let tables = self.tables().await?;
         if bridge.is_none() {
             self.refuse_overlap().await?;
+            if let Some(uid) = uid {
+                let noted = self.journal.set_maker(uid);
+                noted.map_err(failed("note who makes the bridge"))?;
+            }
         }
         self.load().await?;
         let made = match &bridge {
@@ -208,13 +219,22 @@ impl Network {
         Ok(())
     }
 
-    /// Changes elements. When that fails, somebody may have removed our tables: they are loaded whole.
-    pub(crate) async fn apply(&mut self, text: &str) -> Result<(), Refusal> {
+    /// Makes what a VM has in the sets what it should be. When that fails, somebody may have removed our tables:
+    /// they are loaded whole.
+    pub(crate) async fn apply(
+        &mut self,
+        before: Option<&Kept>,
+        after: Option<&Kept>,
+    ) -> Result<(), Refusal> {
         if !self.bridge_is_ours().await? {
             // Loaded from the journal when the bridge is made.
             return Ok(());
         }
-        if self.loaded && self.nft.apply(text).await.is_ok() {
+        let interface = before.or(after).map(Kept::interface);
+        let changes = interface
+            .iter()
+            .flat_map(|i| rules::change(i, before, after));
+        if self.loaded && netfilter::change(&changes.collect::<Vec<_>>()).is_ok() {
             return Ok(());
         }
         self.loaded = false;
@@ -253,7 +273,66 @@ impl Network {
                 .and_then(|()| self.journal.set_forwarding(false))
                 .map_err(failed("switch ip_forward back"))?;
         }
+        self.admit_no_more().await?;
         Ok(bridge.is_some() || tables == Tables::Ours)
+    }
+
+    /// Lets the bridge through another program's firewall; noted before it is done.
+    pub(crate) async fn admit(&mut self) -> Result<bool, Refusal> {
+        let before = self.journal.admitted();
+        let noted = self.journal.set_admitted(true);
+        noted.map_err(failed("note a change of the firewall"))?;
+        match firewall::admit(&self.bridge).await {
+            Ok(changed) => Ok(changed || !before),
+            Err(error) => {
+                if !before {
+                    // The cause is told; what is left is taken back with `down`.
+                    let _ = self.admit_no_more().await;
+                }
+                Err(failed("change the firewall of another program")(error))
+            }
+        }
+    }
+
+    /// Takes that back, if it was done.
+    pub(crate) async fn admit_no_more(&mut self) -> Result<bool, Refusal> {
+        if !self.journal.admitted() {
+            return Ok(false);
+        }
+        let what = "take our rules out of another program's firewall";
+        let removed = match firewall::admit_no_more(&self.bridge).await {
+            // Its firewall went with it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            removed => removed.map_err(failed(what))?,
+        };
+        self.journal.set_admitted(false).map_err(failed(what))?;
+        Ok(removed)
+    }
+
+    pub(crate) fn refuse_unless_offered(&self, feature: Feature) -> Result<(), Refusal> {
+        if self.offered.contains(&feature) {
+            return Ok(());
+        }
+        let name = feature.name();
+        let refusal = Refusal::new(
+            Code::Denied,
+            format!("banger-netd does not offer {name} here"),
+        );
+        Err(refusal.hint(format!(
+            "install helper/netd/systemd/{name}.conf as a drop-in of banger-netd.service   (--offer {name})"
+        )))
+    }
+
+    /// The uid of a VM's jail, which nobody else has.
+    pub(crate) fn jail_uid(&self, kept: &Kept) -> u32 {
+        self.jails.first_uid + self.pool.number(kept.address)
+    }
+
+    /// Bridge and rules are there.
+    pub(crate) async fn is_up(&self) -> Result<bool, Refusal> {
+        let tables = self.nft.tables().await;
+        let tables = tables.map_err(failed("look at the rules"))?;
+        Ok(self.bridge_is_ours().await? && tables == Tables::Ours)
     }
 
     pub(crate) fn write_names(&self) -> Result<(), Refusal> {
@@ -270,9 +349,7 @@ impl Network {
 
     /// Asks the kernel for everything.
     pub(crate) async fn status(&self) -> Result<NetworkStatus, Refusal> {
-        let tables = self.nft.tables().await;
-        let tables = tables.map_err(failed("look at the rules"))?;
-        self.status_when(self.bridge_is_ours().await? && tables == Tables::Ours)
+        self.status_when(self.is_up().await?)
     }
 
     /// The same for who knows whether it is up.
@@ -288,6 +365,7 @@ impl Network {
             attached: u32::try_from(self.attached.len()).unwrap_or(u32::MAX),
             forwarding: forwarding::is_on().map_err(failed("read ip_forward"))?,
             forwarding_is_ours: self.journal.forwarding(),
+            admitted: self.journal.admitted(),
             program: PROGRAM.to_owned(),
         })
     }
@@ -319,6 +397,9 @@ pub(crate) fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> Refus
         match error.kind() {
             io::ErrorKind::NotFound if error.to_string().contains("nftables") => {
                 refusal.hint("sudo apt-get install nftables   (NixOS: networking.nftables)")
+            }
+            io::ErrorKind::NotFound if error.to_string().contains("iptables") => {
+                refusal.hint("nft list ruleset   (no firewall here was made by iptables)")
             }
             _ => refusal.hint("journalctl -u banger-netd   (or its standard error)"),
         }

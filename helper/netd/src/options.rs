@@ -25,7 +25,39 @@ pub(crate) struct Options {
     /// Besides root.
     pub(crate) uids: Vec<u32>,
     pub(crate) gids: Vec<u32>,
+    /// Besides the network.
+    pub(crate) features: Vec<Feature>,
+    pub(crate) qemu: PathBuf,
+    pub(crate) first_uid: u32,
     pub(crate) limits: Limits,
+}
+
+/// What needs more rights than the network does, so that the administrator says whether it is offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Feature {
+    /// Loop devices and snapshots.
+    Disks,
+    /// Machine monitors in jails.
+    Jails,
+}
+
+impl Feature {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Feature::Disks => "disks",
+            Feature::Jails => "jails",
+        }
+    }
+}
+
+impl Options {
+    /// A caller that is root and has us as its child could do all of it itself.
+    pub(crate) fn offered(&self) -> Vec<Feature> {
+        match self.serve {
+            Serve::Connection(_) => vec![Feature::Disks, Feature::Jails],
+            _ => self.features.clone(),
+        }
+    }
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -51,6 +83,9 @@ pub(crate) struct Limits {
     pub(crate) idle: Duration,
 }
 
+/// Nobody else's (systemd's UIDS-GIDS: above what containers get), and a pool of 8 bits fits above it.
+const FIRST_UID: u32 = 0x7000_0000;
+
 pub(crate) const USAGE: &str = "\
 usage: banger-netd [--listen PATH [--socket-group GROUP] | --serve-fd NUMBER] [OPTION …]
 
@@ -63,6 +98,9 @@ Without either it serves the socket that systemd passes.
   --allow-uid NUMBER      who may ask, besides root; may be repeated
   --nft PATH              the program nft [/usr/sbin/nft and other fixed places]
   --resolvectl PATH       the program resolvectl [/usr/bin/resolvectl and other fixed places]
+  --offer WHAT            disks or jails, besides the network; may be repeated
+  --qemu PATH             what runs in jails [/usr/bin/qemu-system-x86_64]
+  --first-uid NUMBER      of jails: as many uids and gids from there as the pool has addresses [1879048192]
   --max-reservations N    of one user [256]
   --max-connections N     of one user [128]
   --frame-timeout MS      for the rest of a request that has begun [5000]
@@ -83,6 +121,9 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Opt
         resolvectl: None,
         uids: Vec::new(),
         gids: Vec::new(),
+        features: Vec::new(),
+        qemu: PathBuf::from("/usr/bin/qemu-system-x86_64"),
+        first_uid: FIRST_UID,
         limits: Limits {
             reservations: 256,
             connections: 128,
@@ -116,6 +157,18 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Opt
             "--pool" => options.pool = value.parse()?,
             "--nft" => options.nft = Some(absolute(flag, value)?),
             "--resolvectl" => options.resolvectl = Some(absolute(flag, value)?),
+            "--offer" => options.features.push(match value {
+                "disks" => Feature::Disks,
+                "jails" => Feature::Jails,
+                _ => return Err(format!("{flag} {value}: neither disks nor jails")),
+            }),
+            "--qemu" => options.qemu = absolute(flag, value)?,
+            "--first-uid" => {
+                options.first_uid = number(flag, value)?;
+                if !(100_000..=0x7f00_0000).contains(&options.first_uid) {
+                    return Err(format!("{flag} {value}: not between 100000 and 2130706432"));
+                }
+            }
             "--allow-group" => options.gids.push(accounts::group(value)?),
             "--allow-uid" => options.uids.push(number(flag, value)?),
             "--max-reservations" => options.limits.reservations = number(flag, value)?,
@@ -183,6 +236,10 @@ mod tests {
             "--allow-group no-such-group-here",
             "--socket-group root",
             "--colour red",
+            "--offer everything",
+            "--qemu qemu",
+            "--first-uid 0",
+            "--first-uid 4294967295",
         ] {
             assert!(parsed(bad).is_err(), "{bad}");
         }

@@ -48,6 +48,11 @@ impl Pool {
         !self.mask() - 2
     }
 
+    /// The number of an address in the network.
+    pub(crate) fn number(self, address: Ipv4Addr) -> u32 {
+        u32::from(address) & !self.mask()
+    }
+
     /// Whether a VM can have it.
     pub(crate) fn contains(self, address: Ipv4Addr) -> bool {
         let (first, address) = (u32::from(self.gateway()), u32::from(address));

@@ -6,8 +6,9 @@
 
 use std::fmt::Write;
 
-use banger_proto::{InterfaceName, TAP_PREFIX};
+use banger_proto::{InterfaceName, PROBE, TAP_PREFIX};
 
+use crate::elements::{Change, Element};
 use crate::journal::Kept;
 use crate::pool::{Pool, mac};
 
@@ -72,6 +73,8 @@ pub(crate) fn whole<'a>(
 }}
 "
     );
+    // What reaches `probe` has passed all other firewalls, and is told so: an address of no machine, and an answer
+    // that no firewall gives.
     // With br_netfilter, what passes within a group is seen here again, with its mark; what a guest
     // sends to another one by way of the host has none.
     let _ = write!(
@@ -96,6 +99,10 @@ pub(crate) fn whole<'a>(
     oifname \"{bridge}\" ct state established,related accept
     oifname \"{bridge}\" drop
   }}
+  chain probe {{
+    type filter hook forward priority 200; policy accept;
+    iifname \"{bridge}\" ip daddr {PROBE} reject with icmp type net-prohibited
+  }}
   chain leave {{
     type nat hook postrouting priority srcnat; policy accept;
     oifname != \"{bridge}\" ip saddr @nat masquerade
@@ -104,7 +111,9 @@ pub(crate) fn whole<'a>(
 "
     );
     for kept in kept {
-        text += &present(kept);
+        for element in elements(kept, &kept.interface()) {
+            let _ = writeln!(text, "add element {element}");
+        }
     }
     text
 }
@@ -116,48 +125,35 @@ pub(crate) fn remove() -> String {
         .concat()
 }
 
-/// What a VM has in the sets; again is as good as once.
-pub(crate) fn present(kept: &Kept) -> String {
-    let mut text = format!("add element {}\n", source(kept));
-    if kept.nat {
-        text += &format!("add element {}\n", nat(kept));
+/// What a VM has in the sets.
+fn elements<'a>(kept: &Kept, interface: &'a InterfaceName) -> Vec<Element<'a>> {
+    let mut elements = vec![Element::Source(interface, mac(kept.address), kept.address)];
+    elements.extend(kept.nat.then_some(Element::Nat(kept.address)));
+    if let Some(group) = &kept.group {
+        let mark = MARK | u32::from(group.number);
+        elements.extend([
+            Element::Group(interface, mark),
+            Element::Member(interface, mark),
+        ]);
     }
-    if let Some((group, member)) = group(kept) {
-        text += &format!("add element {group}\nadd element {member}\n");
-    }
-    text
+    elements
 }
 
-/// Takes a VM out of all sets. What is not there is added first, as only what is there can be deleted.
-pub(crate) fn absent(kept: &Kept) -> String {
-    let mut text = String::new();
-    let (group, member) = group(kept).unzip();
-    for element in [Some(source(kept)), Some(nat(kept)), group, member] {
-        text.extend(element.map(|e| format!("add element {e}\ndelete element {e}\n")));
-    }
-    text
-}
-
-/// From one state of a VM to another.
-pub(crate) fn change(before: &Kept, after: &Kept) -> String {
-    absent(before) + &present(after)
-}
-
-fn source(kept: &Kept) -> String {
-    let (interface, address) = (kept.interface(), kept.address);
-    let mac = mac(address);
-    format!("bridge {TABLE} source {{ \"{interface}\" . {mac} . {address} }}")
-}
-
-fn nat(kept: &Kept) -> String {
-    format!("inet {TABLE} nat {{ {} }}", kept.address)
-}
-
-fn group(kept: &Kept) -> Option<(String, String)> {
-    let mark = MARK | u32::from(kept.group.as_ref()?.number);
-    let interface = kept.interface();
-    Some((
-        format!("bridge {TABLE} group {{ \"{interface}\" : {mark:#x} }}"),
-        format!("bridge {TABLE} member {{ \"{interface}\" . {mark:#x} }}"),
-    ))
+/// From one state of a VM to another; `None` is one that is not in the sets. What may be there already, or gone
+/// already, is no error: what goes is added first, as only what is there can be deleted.
+pub(crate) fn change<'a>(
+    interface: &'a InterfaceName,
+    before: Option<&Kept>,
+    after: Option<&Kept>,
+) -> Vec<Change<'a>> {
+    let there = |kept: Option<&Kept>| kept.map(|kept| elements(kept, interface));
+    let (gone, new) = (
+        there(before).unwrap_or_default(),
+        there(after).unwrap_or_default(),
+    );
+    let change = |add| move |element| Change { add, element };
+    let gone = gone.into_iter().filter(|element| !new.contains(element));
+    gone.flat_map(|element| [true, false].map(|add| change(add)(element)))
+        .chain(new.iter().copied().map(change(true)))
+        .collect()
 }

@@ -125,11 +125,11 @@ async fn requests(
     peer: &Peer,
     connection: &mut Connection,
 ) -> Result<(), Refusal> {
-    while let Some(request) = connection.request().await? {
+    while let Some((request, descriptors)) = connection.request().await? {
         let start = Instant::now();
         let outcome = {
             let mut network = server.network.lock().await;
-            operations::perform(&mut network, peer, &request).await
+            operations::perform(&mut network, peer, &request, descriptors).await
         };
         let changed = outcome.as_ref().map(|(response, _)| response.changed);
         audit::request(peer, &request, changed, start.elapsed());

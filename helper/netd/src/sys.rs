@@ -1,14 +1,16 @@
 //! The system calls that neither std nor nix offers safely. Unsafe code: this module only.
 #![allow(unsafe_code)]
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use banger_failpoint::point;
 use banger_proto::InterfaceName;
 use nix::libc;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// Most groups that a process can have (NGROUPS_MAX, getgroups(2)).
 const GROUPS: usize = 65_536;
@@ -17,6 +19,13 @@ const GROUPS: usize = 65_536;
 nix::ioctl_write_ptr_bad!(
     tun_set_iff,
     nix::request_code_write!(b'T', 202, size_of::<libc::c_int>()),
+    libc::ifreq
+);
+
+// Declared for an unsigned int, but it writes an ifreq.
+nix::ioctl_read_bad!(
+    tun_get_iff,
+    nix::request_code_read!(b'T', 210, size_of::<libc::c_uint>()),
     libc::ifreq
 );
 
@@ -59,6 +68,155 @@ pub(crate) fn tap(name: &InterfaceName) -> io::Result<OwnedFd> {
     // SAFETY: the pointer is to a live ifreq, which is what TUNSETIFF reads and writes.
     unsafe { tun_set_iff(tun.as_raw_fd(), &request) }?;
     Ok(tun.into())
+}
+
+/// The name of the tap that a descriptor is for.
+///
+/// # Errors
+/// `ENOTTY`, `EBADFD` and the like when it is for none.
+pub(crate) fn tap_name(tap: impl AsFd) -> io::Result<String> {
+    // SAFETY: as in `tap`.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is to a live ifreq, which is what TUNGETIFF writes.
+    unsafe { tun_get_iff(tap.as_fd().as_raw_fd(), &mut request) }?;
+    let name = request.ifr_name.iter().take_while(|c| **c != 0);
+    Ok(name.map(|c| char::from(c.cast_unsigned())).collect())
+}
+
+/// Takes over a descriptor that the kernel has just put into a control message (unix(7), SCM_RIGHTS).
+pub(crate) fn adopt(number: RawFd) -> OwnedFd {
+    // SAFETY: recvmsg(2) made this number for us; nobody else knows it.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+/// Room for the structures of block devices' requests, aligned as they are in C.
+#[repr(C, align(8))]
+#[derive(Debug, Clone)]
+pub(crate) struct Block<const LENGTH: usize>(pub(crate) [u8; LENGTH]);
+
+/// LOOP_CTL_GET_FREE: the number of a loop device that nobody uses at the moment (loop(4)).
+///
+/// # Errors
+/// Those of ioctl(2).
+pub(crate) fn loop_free(control: &File) -> io::Result<u32> {
+    // SAFETY: the request has no argument.
+    let number = nix::errno::Errno::result(unsafe { libc::ioctl(control.as_raw_fd(), 0x4c82) })?;
+    Ok(number.cast_unsigned())
+}
+
+/// LOOP_CONFIGURE with a `struct loop_config` (linux/loop.h).
+///
+/// # Errors
+/// `EBUSY` when somebody else was faster; others of ioctl(2).
+pub(crate) fn loop_configure(device: &File, config: &Block<304>) -> io::Result<()> {
+    // SAFETY: the pointer is to a live loop_config, which the request only reads.
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), 0x4c0a, config.0.as_ptr()) };
+    nix::errno::Errno::result(result)
+        .map(drop)
+        .map_err(io::Error::from)
+}
+
+/// LOOP_GET_STATUS64: the `struct loop_info64` of a device.
+///
+/// # Errors
+/// `ENXIO` when it has no file; others of ioctl(2).
+pub(crate) fn loop_status(device: &File) -> io::Result<Block<232>> {
+    let mut status = Block([0; 232]);
+    // SAFETY: the pointer is to a live loop_info64, which the request writes.
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), 0x4c05, status.0.as_mut_ptr()) };
+    nix::errno::Errno::result(result)?;
+    Ok(status)
+}
+
+/// LOOP_CLR_FD: the device has no file any more, as soon as nobody has it open.
+///
+/// # Errors
+/// Those of ioctl(2).
+pub(crate) fn loop_clear(device: &File) -> io::Result<()> {
+    // SAFETY: the request has no argument.
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), 0x4c01) };
+    nix::errno::Errno::result(result)
+        .map(drop)
+        .map_err(io::Error::from)
+}
+
+/// A request to the device mapper: a `struct dm_ioctl` with what follows it, and room for the answer.
+///
+/// # Errors
+/// Those of ioctl(2).
+///
+/// # Panics
+/// When the buffer is not as long as it says: the kernel would write behind its end.
+pub(crate) fn device_mapper(control: &File, number: u8, request: &mut [u64]) -> io::Result<()> {
+    // data_size is the fourth word of 32 bits.
+    let announced = request[1] >> 32;
+    assert!(announced as usize <= size_of_val(request) && size_of_val(request) >= 312);
+    let code = nix::request_code_readwrite!(0xfd, number, 312);
+    // SAFETY: the kernel reads and writes data_size bytes, which are ours; a u64 is aligned as a dm_ioctl.
+    let result = unsafe { libc::ioctl(control.as_raw_fd(), code, request.as_mut_ptr()) };
+    nix::errno::Errno::result(result)
+        .map(drop)
+        .map_err(io::Error::from)
+}
+
+/// A descriptor of a process (pidfd_open(2)).
+///
+/// # Errors
+/// `ESRCH` when it is gone.
+pub(crate) fn pidfd_open(pid: libc::pid_t) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes numbers, and returns a descriptor that is ours.
+    let number = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let number = nix::errno::Errno::result(number)?;
+    // SAFETY: as above; descriptors are ints.
+    Ok(unsafe { OwnedFd::from_raw_fd(number as RawFd) })
+}
+
+/// Sends a signal to exactly the process of a descriptor (pidfd_send_signal(2)).
+///
+/// # Errors
+/// `ESRCH` when it has ended.
+pub(crate) fn pidfd_send_signal(process: &OwnedFd, signal: i32) -> io::Result<()> {
+    let none = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: numbers, and no siginfo.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            process.as_raw_fd(),
+            signal,
+            none,
+            0,
+        )
+    };
+    nix::errno::Errno::result(result)
+        .map(drop)
+        .map_err(io::Error::from)
+}
+
+/// Waits for the end of a process (pidfd_open(2): its descriptor can be read then).
+///
+/// # Errors
+/// Those of watching the descriptor.
+pub(crate) async fn ended(process: OwnedFd) -> io::Result<()> {
+    // SAFETY: what is watched is an OwnedFd, which always has the same descriptor and closes it last.
+    let watched = unsafe { AsyncFd::register_with_interest(process, Interest::READABLE) };
+    watched
+        .map_err(|error| error.into_parts().1)?
+        .readable()
+        .await?
+        .retain_ready();
+    Ok(())
+}
+
+/// Takes a capability out of what this process and its children can ever have (capabilities(7)).
+///
+/// # Errors
+/// `EINVAL` for a number that the kernel does not know.
+pub(crate) fn drop_capability(number: i32) -> io::Result<()> {
+    // SAFETY: the call takes numbers.
+    let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) };
+    nix::errno::Errno::result(result)
+        .map(drop)
+        .map_err(io::Error::from)
 }
 
 /// The supplementary groups of the process at the other end, when it connected (socket(7), SO_PEERGROUPS).

@@ -82,6 +82,18 @@ impl Decoder {
         !self.buffer.is_empty()
     }
 
+    /// How many bytes are missing for sure: of the header, then of the frame. Who reads no more than that gets
+    /// descriptors with the frame that they came with, as the kernel keeps their place in the stream.
+    pub fn missing(&self) -> usize {
+        match self.buffer.first_chunk::<HEADER>() {
+            None => HEADER - self.buffer.len(),
+            Some(header) => {
+                let length = u32::from_le_bytes(*header) as usize;
+                (HEADER + length.min(self.limit)).saturating_sub(self.buffer.len())
+            }
+        }
+    }
+
     /// The JSON of the next complete frame.
     ///
     /// # Errors

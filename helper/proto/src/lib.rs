@@ -4,15 +4,17 @@
 //! name has one door, and an unknown field is an error. A connection begins with [`Hello`] both ways.
 
 mod frame;
+mod machine;
 mod message;
 mod name;
 mod name_record;
 mod zone;
 
 pub use frame::{Decoder, FrameError, MAX_REPLY, MAX_REQUEST, decode, encode};
+pub use machine::{Acceleration, Disk, KernelArguments, Machine};
 pub use message::{
-    Answer, Code, Hello, NetworkStatus, Refusal, Reply, Request, Reservation, Response,
-    RouteChange, RouteStatus,
+    Answer, Code, Hello, Jail, MAX_DESCRIPTORS, NetworkStatus, Refusal, Reply, Request,
+    Reservation, Response, RouteChange, RouteStatus, Signal,
 };
 pub use name::{GroupName, InterfaceName, Mac, NameError, StoreTag, VmId, VmName};
 pub use name_record::{NAMES_SCHEMA, NameRecord, NamesFile};
@@ -26,3 +28,7 @@ pub const SOCKET: &str = "/run/banger/netd.sock";
 
 /// What the daemon's interfaces for VMs begin with; the rest is the beginning of the VM's id.
 pub const TAP_PREFIX: &str = "bgt";
+
+/// An address that no machine has (RFC 5737). What a guest sends there goes the way of what it sends into the world,
+/// to the end of all firewalls of the host, where it is answered with "network prohibited" (RFC 1812, ICMP 3/9).
+pub const PROBE: std::net::Ipv4Addr = std::net::Ipv4Addr::new(192, 0, 2, 83);

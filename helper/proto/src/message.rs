@@ -4,7 +4,10 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{GroupName, InterfaceName, Mac, PROTOCOL, StoreTag, VmId, VmName};
+use crate::{GroupName, InterfaceName, Mac, Machine, PROTOCOL, StoreTag, VmId, VmName};
+
+/// Most descriptors that come with a request.
+pub const MAX_DESCRIPTORS: usize = 16;
 
 /// The first frame of both sides.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +93,62 @@ pub enum Request {
         /// Younger ones are left: their VM may just be being made. Seconds.
         min_age_s: u64,
     },
+    /// Lets what the bridge forwards through a firewall that another program made (Docker's), or no more.
+    Admit {
+        /// Through or not.
+        enabled: bool,
+    },
+    /// Makes a block device of the file that comes with it; the device's descriptor comes with the answer,
+    /// and keeps it.
+    Loop {
+        /// The VM.
+        vm: VmId,
+        /// Not for writing.
+        read_only: bool,
+    },
+    /// Makes a block device of an image and what was written to it, two files that come with it: the image,
+    /// then the exceptions (dm-snapshot, persistent). The device's descriptor comes with the answer, and keeps it.
+    Snapshot {
+        /// The VM.
+        vm: VmId,
+        /// Length of the device in bytes, a multiple of 4096; behind the image's end are zeros.
+        size: u64,
+    },
+    /// Takes the VM's devices away that nobody has open; the others go when they are closed. Nothing there
+    /// is no error.
+    Unmap {
+        /// The VM.
+        vm: VmId,
+    },
+    /// Starts the VM's machine monitor in a jail. Descriptors come with it, as [`Machine`] says; one that
+    /// tells of its end (pidfd_open(2)) comes with the answer.
+    Launch {
+        /// The VM.
+        vm: VmId,
+        /// What it has.
+        machine: Machine,
+    },
+    /// Sends a signal to what runs in the VM's jail.
+    Signal {
+        /// The VM.
+        vm: VmId,
+        /// Nothing to only ask whether it runs.
+        signal: Option<Signal>,
+    },
+}
+
+/// What a jailed process can be sent (signal(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Signal {
+    /// SIGTERM: QEMU ends in order.
+    Term,
+    /// SIGKILL.
+    Kill,
+    /// SIGSTOP.
+    Stop,
+    /// SIGCONT.
+    Continue,
 }
 
 impl Request {
@@ -108,6 +167,12 @@ impl Request {
             Request::Group { .. } => "group",
             Request::Route { .. } => "route",
             Request::Gc { .. } => "gc",
+            Request::Admit { .. } => "admit",
+            Request::Loop { .. } => "loop",
+            Request::Snapshot { .. } => "snapshot",
+            Request::Unmap { .. } => "unmap",
+            Request::Launch { .. } => "launch",
+            Request::Signal { .. } => "signal",
         }
     }
 
@@ -119,13 +184,29 @@ impl Request {
             | Request::Detach { vm }
             | Request::Release { vm }
             | Request::Nat { vm, .. }
-            | Request::Group { vm, .. } => Some(vm),
+            | Request::Group { vm, .. }
+            | Request::Loop { vm, .. }
+            | Request::Snapshot { vm, .. }
+            | Request::Unmap { vm }
+            | Request::Launch { vm, .. }
+            | Request::Signal { vm, .. } => Some(vm),
             Request::Up {}
             | Request::Down {}
             | Request::Status {}
             | Request::List {}
             | Request::Route { .. }
-            | Request::Gc { .. } => None,
+            | Request::Gc { .. }
+            | Request::Admit { .. } => None,
+        }
+    }
+
+    /// How many descriptors come with it: exactly so many.
+    pub fn descriptors(&self) -> usize {
+        match self {
+            Request::Loop { .. } => 1,
+            Request::Snapshot { .. } => 2,
+            Request::Launch { machine, .. } => machine.descriptors(),
+            _ => 0,
         }
     }
 }
@@ -154,6 +235,19 @@ pub enum Reply {
     Reservations(Vec<Reservation>),
     /// After `route`.
     Route(RouteStatus),
+    /// After `launch` and `signal`.
+    Jail(Jail),
+}
+
+/// A VM's jail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Jail {
+    /// The VM.
+    pub vm: VmId,
+    /// Something runs in it.
+    pub running: bool,
+    /// The uid and gid that only this VM's jail has.
+    pub uid: u32,
 }
 
 /// What to do about the route of names.
@@ -202,6 +296,9 @@ pub struct NetworkStatus {
     pub forwarding: bool,
     /// The daemon switched that on, and will switch it off with `down`.
     pub forwarding_is_ours: bool,
+    /// Another program's firewall was told to let the bridge through, until `down`.
+    #[serde(default)]
+    pub admitted: bool,
     /// The program that answers, with its version.
     pub program: String,
 }

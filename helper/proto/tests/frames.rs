@@ -6,13 +6,35 @@
 mod target;
 
 use banger_proto::{
-    Decoder, FrameError, GroupName, MAX_REQUEST, Request, RouteChange, StoreTag, VmId, VmName,
-    decode, encode,
+    Acceleration, Decoder, Disk, FrameError, GroupName, KernelArguments, MAX_REQUEST, Machine,
+    Request, RouteChange, Signal, StoreTag, VmId, VmName, decode, encode,
 };
 use proptest::prelude::*;
 
 fn vm() -> impl Strategy<Value = VmId> {
     "[0-9a-f]{16}".prop_map(|text| VmId::try_from(text).unwrap())
+}
+
+fn machine() -> impl Strategy<Value = Machine> {
+    let disks = prop::collection::vec(any::<bool>(), 0..9);
+    let numbers = (any::<u8>(), any::<u32>());
+    (numbers, "[ -~]{0,80}", any::<bool>(), disks).prop_map(
+        |((cpus, memory_mib), text, network, disks)| Machine {
+            acceleration: if network {
+                Acceleration::Kvm
+            } else {
+                Acceleration::Emulation
+            },
+            cpus,
+            memory_mib,
+            kernel_arguments: KernelArguments::try_from(text).unwrap(),
+            network,
+            disks: disks
+                .into_iter()
+                .map(|read_only| Disk { read_only })
+                .collect(),
+        },
+    )
 }
 
 fn request() -> impl Strategy<Value = Request> {
@@ -45,6 +67,16 @@ fn request() -> impl Strategy<Value = Request> {
                 min_age_s
             }
         ),
+        any::<bool>().prop_map(|enabled| Request::Admit { enabled }),
+        (vm(), any::<bool>()).prop_map(|(vm, read_only)| Request::Loop { vm, read_only }),
+        (vm(), any::<u64>()).prop_map(|(vm, size)| Request::Snapshot { vm, size }),
+        vm().prop_map(|vm| Request::Unmap { vm }),
+        (vm(), machine()).prop_map(|(vm, machine)| Request::Launch { vm, machine }),
+        (
+            vm(),
+            prop::sample::select(vec![None, Some(Signal::Term), Some(Signal::Kill)])
+        )
+            .prop_map(|(vm, signal)| Request::Signal { vm, signal }),
     ]
 }
 

@@ -467,6 +467,9 @@ pub struct NetworkRecord {
     pub forwarding: bool,
     /// That was switched on for VMs, and ends with `down`.
     pub forwarding_is_ours: bool,
+    /// Another program's firewall was told to let the bridge through, until `banger-net down`.
+    #[serde(default)]
+    pub admitted: bool,
     /// What serves it, with its version.
     pub daemon: String,
     /// Something was done by the command that prints this.

@@ -1,7 +1,7 @@
 //! The daemon behind a socket, or a child of ours on a socket pair.
 
-use std::io::{self, IoSliceMut, Write};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::io::{self, IoSlice, IoSliceMut, Write};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,7 +12,7 @@ use banger_proto::{
     encode,
 };
 use nix::errno::Errno;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use serde::de::DeserializeOwned;
 
 use crate::sys::adopt;
@@ -129,7 +129,7 @@ impl Client {
             );
             return Err(NetError::Broken(message));
         }
-        client.send(&Hello::new(PROGRAM))?;
+        client.send(&Hello::new(PROGRAM), &[])?;
         Ok(client)
     }
 
@@ -139,11 +139,15 @@ impl Client {
             .ok_or_else(|| NetError::Broken("it is closed".into()))
     }
 
-    fn send(&mut self, value: &impl serde::Serialize) -> Result<(), NetError> {
+    fn send(
+        &mut self,
+        value: &impl serde::Serialize,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), NetError> {
         let bytes = encode(value, MAX_REQUEST).map_err(|e| NetError::Broken(e.to_string()))?;
         let mut stream = self.stream()?;
-        stream
-            .write_all(&bytes)
+        let sent = write(stream, &bytes, descriptors);
+        sent.and_then(|length| stream.write_all(&bytes[length..]))
             .map_err(|error| NetError::Broken(error.to_string()))
     }
 
@@ -167,8 +171,12 @@ impl Client {
 }
 
 impl PrivilegedOps for Client {
-    fn call(&mut self, request: &Request) -> Result<(Response, Option<OwnedFd>), NetError> {
-        self.send(request)?;
+    fn call_with(
+        &mut self,
+        request: &Request,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(Response, Option<OwnedFd>), NetError> {
+        self.send(request, descriptors)?;
         let answer: Answer = self.receive()?;
         let descriptor = self.descriptor.take();
         Ok((answer?, descriptor))
@@ -182,6 +190,23 @@ impl Drop for Client {
         if let Some(child) = &mut self.child {
             // Nothing can be done about one that cannot be waited for.
             let _ = child.wait();
+        }
+    }
+}
+
+/// Writes the beginning, with which descriptors go; returns its length.
+fn write(stream: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    if descriptors.is_empty() {
+        return Ok(0);
+    }
+    let numbers: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&numbers)];
+    let slices = [IoSlice::new(bytes)];
+    loop {
+        let flags = MsgFlags::MSG_NOSIGNAL;
+        match sendmsg::<()>(stream.as_raw_fd(), &slices, &rights, flags, None) {
+            Err(Errno::EINTR) => {}
+            sent => return Ok(sent?),
         }
     }
 }

@@ -13,9 +13,9 @@ mod store_tag;
 mod sys;
 
 pub use banger_proto::{
-    Code, GroupName, InterfaceName, Mac, NAME_SERVER, NameRecord, NamesFile, NetworkStatus,
-    Refusal, Reply, Request, Reservation, Response, RouteChange, RouteStatus, SOCKET, StoreTag,
-    VmId, VmName, ZONE,
+    Acceleration, Code, Disk, GroupName, InterfaceName, Jail, KernelArguments, Mac, Machine,
+    NAME_SERVER, NameRecord, NamesFile, NetworkStatus, PROBE, Refusal, Reply, Request, Reservation,
+    Response, RouteChange, RouteStatus, SOCKET, Signal, StoreTag, VmId, VmName, ZONE,
 };
 pub use client::{Client, Endpoint};
 pub use doctor::{More, doctor};

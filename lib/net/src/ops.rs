@@ -1,21 +1,33 @@
 //! The seam.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use banger_proto::{
-    GroupName, NetworkStatus, Reply, Request, Reservation, Response, RouteChange, RouteStatus,
-    StoreTag, VmId, VmName,
+    GroupName, Jail, Machine, NetworkStatus, Reply, Request, Reservation, Response, RouteChange,
+    RouteStatus, Signal, StoreTag, VmId, VmName,
 };
 
 use crate::NetError;
 
 /// What needs root on the host's network. The first value of a pair says whether something changed.
 pub trait PrivilegedOps {
-    /// Does what is asked; a descriptor comes with `attach`.
+    /// Does what is asked, with the descriptors that the request has; one may come with the answer.
     ///
     /// # Errors
     /// [`NetError::Refused`]; then everything is as it was.
-    fn call(&mut self, request: &Request) -> Result<(Response, Option<OwnedFd>), NetError>;
+    fn call_with(
+        &mut self,
+        request: &Request,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(Response, Option<OwnedFd>), NetError>;
+
+    /// As [`PrivilegedOps::call_with`], without descriptors.
+    ///
+    /// # Errors
+    /// As there.
+    fn call(&mut self, request: &Request) -> Result<(Response, Option<OwnedFd>), NetError> {
+        self.call_with(request, &[])
+    }
 
     /// Makes the bridge and the rules, if they are not there.
     ///
@@ -67,14 +79,9 @@ pub trait PrivilegedOps {
     /// # Errors
     /// As [`PrivilegedOps::call`]; without a reservation, or while it is attached.
     fn attach(&mut self, vm: VmId) -> Result<(Reservation, OwnedFd), NetError> {
-        let (response, descriptor) = self.call(&Request::Attach { vm })?;
-        let (_, reservation) = one((response, None))?;
-        match descriptor {
-            Some(descriptor) => Ok((reservation, descriptor)),
-            None => Err(NetError::Broken(
-                "no descriptor came with the answer".into(),
-            )),
-        }
+        let (response, tap) = self.call(&Request::Attach { vm })?;
+        let (_, reservation) = one((response.clone(), None))?;
+        Ok((reservation, descriptor((response, tap))?))
     }
 
     /// Takes a VM's interface away.
@@ -148,6 +155,93 @@ pub trait PrivilegedOps {
             keep,
             min_age_s,
         })?)
+    }
+
+    /// Lets the bridge through another program's firewall, or no more.
+    ///
+    /// # Errors
+    /// As [`PrivilegedOps::call`]; for who is not root.
+    fn admit(&mut self, enabled: bool) -> Result<(bool, NetworkStatus), NetError> {
+        network(self.call(&Request::Admit { enabled })?)
+    }
+
+    /// Makes a block device of a file of the caller's. It goes when the last copy of the descriptor is closed.
+    ///
+    /// # Errors
+    /// As [`PrivilegedOps::call`]; without a reservation; for a file that others can write.
+    fn loop_device(
+        &mut self,
+        vm: VmId,
+        file: impl AsFd,
+        read_only: bool,
+    ) -> Result<OwnedFd, NetError>
+    where
+        Self: Sized,
+    {
+        let request = Request::Loop { vm, read_only };
+        descriptor(self.call_with(&request, &[file.as_fd()])?)
+    }
+
+    /// Makes a block device of an image and what was written to it. It goes as a loop device does.
+    ///
+    /// # Errors
+    /// As [`PrivilegedOps::loop_device`]; while the VM has one.
+    fn snapshot(
+        &mut self,
+        vm: VmId,
+        image: impl AsFd,
+        exceptions: impl AsFd,
+        size: u64,
+    ) -> Result<OwnedFd, NetError>
+    where
+        Self: Sized,
+    {
+        let request = Request::Snapshot { vm, size };
+        descriptor(self.call_with(&request, &[image.as_fd(), exceptions.as_fd()])?)
+    }
+
+    /// Takes a VM's block devices away, as soon as they are closed.
+    ///
+    /// # Errors
+    /// As [`PrivilegedOps::call`]; without a reservation.
+    fn unmap(&mut self, vm: VmId) -> Result<(bool, Reservation), NetError> {
+        one(self.call(&Request::Unmap { vm })?)
+    }
+
+    /// Starts a VM's machine monitor in a jail, with the descriptors that [`Machine`] names; returns what tells of
+    /// its end.
+    ///
+    /// # Errors
+    /// As [`PrivilegedOps::call`]; without a reservation; while it runs.
+    fn launch(
+        &mut self,
+        vm: VmId,
+        machine: Machine,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(Jail, OwnedFd), NetError> {
+        let answer = self.call_with(&Request::Launch { vm, machine }, descriptors)?;
+        let (_, jail) = jail(&answer.0)?;
+        Ok((jail, descriptor(answer)?))
+    }
+
+    /// Sends a signal to what runs in a VM's jail. The first value says whether it was sent to something.
+    ///
+    /// # Errors
+    /// As [`PrivilegedOps::call`]; without a reservation.
+    fn signal(&mut self, vm: VmId, signal: Option<Signal>) -> Result<(bool, Jail), NetError> {
+        jail(&self.call(&Request::Signal { vm, signal })?.0)
+    }
+}
+
+fn descriptor(answer: (Response, Option<OwnedFd>)) -> Result<OwnedFd, NetError> {
+    let missing = || NetError::Broken("no descriptor came with the answer".into());
+    answer.1.ok_or_else(missing)
+}
+
+fn jail(response: &Response) -> Result<(bool, Jail), NetError> {
+    match &response.reply {
+        Reply::Jail(jail) => Ok((response.changed, jail.clone())),
+        _ => Err(mismatch()),
     }
 }
 

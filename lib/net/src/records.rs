@@ -25,6 +25,7 @@ pub fn network_record(status: NetworkStatus, changed: bool) -> NetworkRecord {
         attached: status.attached,
         forwarding: status.forwarding,
         forwarding_is_ours: status.forwarding_is_ours,
+        admitted: status.admitted,
         daemon: status.program,
         changed,
     }

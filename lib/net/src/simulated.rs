@@ -1,15 +1,17 @@
 //! The same operations in memory: what a caller can expect, without a kernel.
 
 use std::collections::BTreeMap;
-use std::io::PipeReader;
+use std::io::{PipeReader, PipeWriter};
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use banger_proto::{
-    Code, InterfaceName, Mac, NAME_SERVER, NetworkStatus, ROUTE_LINK, Refusal, Reply, Request,
-    Reservation, Response, RouteChange, RouteStatus, StoreTag, VmId, VmName, ZONE, reverse_zones,
+    Code, InterfaceName, Jail, Mac, NAME_SERVER, NetworkStatus, ROUTE_LINK, Refusal, Reply,
+    Request, Reservation, Response, RouteChange, RouteStatus, Signal, StoreTag, VmId, VmName, ZONE,
+    reverse_zones,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::{SFlag, fstat};
 
 use crate::{NetError, PrivilegedOps};
 
@@ -23,6 +25,11 @@ pub struct Simulated {
     reserved: BTreeMap<VmId, Reservation>,
     /// Hang up when the last copy of the other side is closed, as a tap vanishes.
     taps: BTreeMap<VmId, PipeReader>,
+    /// Block devices, likewise; whether one is a snapshot.
+    devices: Vec<(VmId, bool, PipeReader)>,
+    /// Jails; what tells of the end hangs up when ours is closed.
+    jails: BTreeMap<VmId, PipeWriter>,
+    admitted: bool,
     clock: u64,
 }
 
@@ -39,19 +46,16 @@ impl Simulated {
             route: false,
             reserved: BTreeMap::new(),
             taps: BTreeMap::new(),
+            devices: Vec::new(),
+            jails: BTreeMap::new(),
+            admitted: false,
             clock: 1,
         }
     }
 
     fn look(&mut self) {
-        self.taps.retain(|_, tap| {
-            let mut polled = [PollFd::new(tap.as_fd(), PollFlags::POLLIN)];
-            let hung_up = |fd: &PollFd<'_>| {
-                fd.revents()
-                    .is_some_and(|events| events.contains(PollFlags::POLLHUP))
-            };
-            poll(&mut polled, PollTimeout::ZERO).is_ok() && !hung_up(&polled[0])
-        });
+        self.taps.retain(|_, tap| is_open(tap));
+        self.devices.retain(|(_, _, device)| is_open(device));
         for reservation in self.reserved.values_mut() {
             reservation.attached = self.taps.contains_key(&reservation.vm);
         }
@@ -69,6 +73,7 @@ impl Simulated {
             attached: count(self.taps.len()),
             forwarding: self.forwarding,
             forwarding_is_ours: self.forwarding,
+            admitted: self.admitted,
             program: "a simulation".into(),
         })
     }
@@ -123,8 +128,7 @@ impl Simulated {
                 format!("{vm} is attached already"),
             ));
         }
-        let (theirs, ours) =
-            std::io::pipe().map_err(|error| Refusal::new(Code::Failed, error.to_string()))?;
+        let (theirs, ours) = pipe()?;
         self.up = true;
         self.taps.insert(vm.clone(), theirs);
         let reservation = self.owned(vm)?;
@@ -172,9 +176,44 @@ impl Simulated {
         })
     }
 
-    fn perform(&mut self, request: &Request) -> Result<(Response, Option<OwnedFd>), Refusal> {
+    fn map(&mut self, vm: &VmId, snapshot: bool) -> Result<(Response, OwnedFd), Refusal> {
+        let reservation = self.owned(vm)?.clone();
+        if snapshot && self.devices.iter().any(|(owner, s, _)| owner == vm && *s) {
+            return Err(Refusal::new(Code::Busy, format!("{vm} has a snapshot")));
+        }
+        let (theirs, ours) = pipe()?;
+        self.devices.push((vm.clone(), snapshot, theirs));
+        Ok((one(true, reservation), ours.into()))
+    }
+
+    fn start(&mut self, vm: &VmId) -> Result<(Response, OwnedFd), Refusal> {
+        self.owned(vm)?;
+        if self.jails.contains_key(vm) {
+            return Err(Refusal::new(Code::Busy, format!("{vm} runs already")));
+        }
+        let (theirs, ours) = pipe()?;
+        self.jails.insert(vm.clone(), ours);
+        Ok((self.jail(vm, true), theirs.into()))
+    }
+
+    fn jail(&self, vm: &VmId, changed: bool) -> Response {
+        let (vm, running) = (vm.clone(), self.jails.contains_key(vm));
+        let reply = Reply::Jail(Jail {
+            vm,
+            running,
+            uid: 1 << 30,
+        });
+        Response { changed, reply }
+    }
+
+    fn perform(
+        &mut self,
+        request: &Request,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(Response, Option<OwnedFd>), Refusal> {
         self.look();
         self.clock += 1;
+        refuse_descriptors(request, descriptors)?;
         let response = match request {
             Request::Up {} => {
                 let changed = !std::mem::replace(&mut self.up, true);
@@ -190,6 +229,7 @@ impl Simulated {
             Request::Down {} => {
                 let changed = std::mem::replace(&mut self.up, false);
                 self.forwarding = false;
+                self.admitted = false;
                 Response {
                     changed,
                     reply: self.shown(),
@@ -221,6 +261,8 @@ impl Simulated {
             }
             Request::Release { vm } => {
                 self.taps.remove(vm);
+                self.jails.remove(vm);
+                self.devices.retain(|(owner, ..)| owner != vm);
                 let reservation = self.reserved.remove(vm);
                 Response {
                     changed: reservation.is_some(),
@@ -247,15 +289,88 @@ impl Simulated {
                 keep,
                 min_age_s,
             } => self.give_back(store, keep, *min_age_s),
+            Request::Admit { enabled } => {
+                let changed = std::mem::replace(&mut self.admitted, *enabled) != *enabled;
+                let reply = self.shown();
+                Response { changed, reply }
+            }
+            Request::Loop { vm, .. } => {
+                let (response, device) = self.map(vm, false)?;
+                return Ok((response, Some(device)));
+            }
+            Request::Snapshot { vm, .. } => {
+                let (response, device) = self.map(vm, true)?;
+                return Ok((response, Some(device)));
+            }
+            Request::Unmap { vm } => {
+                let reservation = self.owned(vm)?.clone();
+                let before = self.devices.len();
+                self.devices.retain(|(owner, ..)| owner != vm);
+                one(self.devices.len() != before, reservation)
+            }
+            Request::Launch { vm, machine } => {
+                let invalid =
+                    |error: banger_proto::NameError| Refusal::new(Code::Invalid, error.to_string());
+                machine.validate().map_err(invalid)?;
+                let (response, process) = self.start(vm)?;
+                return Ok((response, Some(process)));
+            }
+            Request::Signal { vm, signal } => {
+                self.owned(vm)?;
+                let before = self.jail(vm, signal.is_some() && self.jails.contains_key(vm));
+                if let Some(Signal::Term | Signal::Kill) = signal {
+                    self.jails.remove(vm);
+                }
+                before
+            }
         };
         Ok((response, None))
     }
 }
 
 impl PrivilegedOps for Simulated {
-    fn call(&mut self, request: &Request) -> Result<(Response, Option<OwnedFd>), NetError> {
-        Ok(self.perform(request)?)
+    fn call_with(
+        &mut self,
+        request: &Request,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(Response, Option<OwnedFd>), NetError> {
+        Ok(self.perform(request, descriptors)?)
     }
+}
+
+/// Files of disks are looked at as the daemon does it.
+fn refuse_descriptors(request: &Request, descriptors: &[BorrowedFd<'_>]) -> Result<(), Refusal> {
+    let invalid = |what: &str| Refusal::new(Code::Invalid, what);
+    if descriptors.len() != request.descriptors() {
+        return Err(invalid("other descriptors came than the request has"));
+    }
+    if !matches!(request, Request::Loop { .. } | Request::Snapshot { .. }) {
+        return Ok(());
+    }
+    for descriptor in descriptors {
+        let status = fstat(descriptor).map_err(|error| invalid(error.desc()))?;
+        if SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
+            return Err(invalid("a descriptor is no regular file"));
+        }
+        if status.st_mode & 0o022 != 0 {
+            return Err(invalid("a file is writable by others"));
+        }
+    }
+    Ok(())
+}
+
+fn pipe() -> Result<(PipeReader, PipeWriter), Refusal> {
+    std::io::pipe().map_err(|error| Refusal::new(Code::Failed, error.to_string()))
+}
+
+/// Whether somebody has the other side.
+fn is_open(pipe: &PipeReader) -> bool {
+    let mut polled = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+    let hung_up = |fd: &PollFd<'_>| {
+        fd.revents()
+            .is_some_and(|events| events.contains(PollFlags::POLLHUP))
+    };
+    poll(&mut polled, PollTimeout::ZERO).is_ok() && !hung_up(&polled[0])
 }
 
 fn address(number: u8) -> Ipv4Addr {

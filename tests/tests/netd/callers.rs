@@ -211,6 +211,37 @@ fn one_users_objects_are_not_anothers() {
 }
 
 #[test]
+fn the_network_goes_for_root_and_for_who_made_it() {
+    let Some(sandbox) = sandbox() else { return };
+    let (netns, common) = (Netns::new(&sandbox), Common::new());
+    let netd = start(&sandbox, &netns, &common, "");
+    let ask = |uid, request| {
+        common
+            .ask(&sandbox, uid, "--groups=4050", &[request])
+            .remove(0)
+    };
+    // Nothing there is no error for anybody.
+    assert!(ask(4001, Request::Down {}).is_ok_and(|r| !r.changed));
+    assert!(ask(4001, Request::Up {}).is_ok_and(|r| r.changed));
+    let before = netns.state(&sandbox);
+    assert_eq!(code(&ask(4002, Request::Down {})), Some(Code::Denied));
+    assert_eq!(
+        code(&ask(4001, Request::Admit { enabled: true })),
+        Some(Code::Denied)
+    );
+    netd.kill();
+    let netd = start(&sandbox, &netns, &common, "");
+    assert_eq!(code(&ask(4002, Request::Down {})), Some(Code::Denied));
+    assert_eq!(netns.state(&sandbox), before);
+    assert!(
+        ask(4001, Request::Down {}).is_ok_and(|r| r.changed),
+        "it remembers"
+    );
+    assert!(ask(4001, Request::Up {}).is_ok());
+    assert!(connect(&netd).down().unwrap().0);
+}
+
+#[test]
 fn a_user_has_so_many_connections() {
     let Some(sandbox) = sandbox() else { return };
     let (netns, common) = (Netns::new(&sandbox), Common::new());

@@ -1,12 +1,17 @@
 //! `banger-netd` with a real kernel: in network namespaces that the tests make, with real packets.
 
 mod callers;
+mod coexistence;
 mod contract;
+mod disks;
+mod elements;
 mod faults;
 mod figures;
 mod foreign;
 mod frames;
+mod jails;
 mod life;
+mod machine;
 mod packet;
 mod packets;
 mod route;

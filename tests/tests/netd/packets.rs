@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 
-use banger_tests::{Netd, Netns, Sandbox};
+use banger_tests::{Netd, Netns, Sandbox, eventually};
 use lib_net::{Client, GroupName, Mac, PrivilegedOps};
 
 use super::packet::{Guest, Heard};
@@ -177,6 +177,8 @@ fn world(sandbox: &Sandbox, host: &Netns) -> Netns {
     for line in [
         format!("ip link add up0 type veth peer name eth0 netns {peer}"),
         "ip address add 192.0.2.1/24 dev up0".to_owned(),
+        // Without addresses that come by themselves, later.
+        "ip link set up0 addrgenmode none".to_owned(),
         "ip link set up0 up".to_owned(),
     ] {
         host.run(sandbox, &line).ok();
@@ -185,6 +187,10 @@ fn world(sandbox: &Sandbox, host: &Netns) -> Netns {
         .run(sandbox, "ip address add 192.0.2.2/24 dev eth0")
         .ok();
     world.run(sandbox, "ip link set eth0 up").ok();
+    eventually("the link is there", super::life::PATIENCE, || {
+        let up = host.run(sandbox, "ip -j link show up0");
+        up.ok().contains("\"operstate\":\"UP\"").then_some(())
+    });
     world
 }
 

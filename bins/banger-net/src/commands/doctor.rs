@@ -7,9 +7,9 @@ use lib_net::{Endpoint, ZONE};
 use super::dns::name_server;
 
 /// Prints a record for each thing that was tried; fails when one of them did.
-pub(crate) fn run(session: &mut Session) -> Result<u8, Failure> {
+pub(crate) fn run(session: &mut Session, fix: bool) -> Result<u8, Failure> {
     let endpoint = Endpoint::of(&session.context);
-    let checks = lib_net::doctor(&endpoint, &|reservation| {
+    let checks = lib_net::doctor(&endpoint, fix, &|reservation| {
         let name = format!("{}.{ZONE}", reservation.name);
         lib_dns::doctor(name_server(), &name, reservation.address)
     });

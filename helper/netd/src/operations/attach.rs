@@ -9,7 +9,6 @@ use crate::journal::Kept;
 use crate::links::Owner;
 use crate::network::{Network, failed};
 use crate::peer::Peer;
-use crate::rules;
 
 pub(super) async fn run(network: &mut Network, peer: &Peer, vm: &VmId) -> Outcome {
     let kept = owned(network, peer, vm)?;
@@ -28,14 +27,14 @@ pub(super) async fn run(network: &mut Network, peer: &Peer, vm: &VmId) -> Outcom
             return Err(Refusal::new(Code::NotOurs, message).hint(hint));
         }
     }
-    let (bridge, made) = network.ensure().await?;
+    let (bridge, made) = network.ensure(Some(peer.uid)).await?;
     let tap = match make(network, &kept, bridge.index).await {
         Ok(tap) => tap,
         Err(refusal) => {
             // The cause is told; what fails here again is found by `up`, `down` or `gc`.
             let _ = match made {
                 true => network.take_down().await.map(drop),
-                false => network.apply(&rules::absent(&kept)).await,
+                false => network.apply(Some(&kept), None).await,
             };
             return Err(refusal);
         }
@@ -49,7 +48,7 @@ pub(super) async fn run(network: &mut Network, peer: &Peer, vm: &VmId) -> Outcom
 
 async fn make(network: &mut Network, kept: &Kept, bridge: u32) -> Result<OwnedFd, Refusal> {
     // The rules first: there is no moment in which a guest could speak as another one.
-    network.apply(&rules::present(kept)).await?;
+    network.apply(None, Some(kept)).await?;
     let interface = kept.interface();
     let tap = network
         .links

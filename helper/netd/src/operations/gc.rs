@@ -5,8 +5,9 @@ use std::collections::HashSet;
 
 use banger_proto::{Refusal, Reply, StoreTag, VmId};
 
-use super::{Outcome, now_ms, release, replied};
+use super::{Outcome, now_ms, release, replied, unmap};
 use crate::network::{Network, failed};
+use crate::options::Feature;
 use crate::peer::Peer;
 
 pub(super) async fn run(
@@ -22,6 +23,7 @@ pub(super) async fn run(
         let deleted = network.links.delete(link).await;
         deleted.map_err(failed(format!("remove {}", link.name)))?;
     }
+    changed |= unmap_orphans(network)?;
     let keep: HashSet<&VmId> = keep.iter().collect();
     let oldest = now_ms().saturating_sub(min_age_s.saturating_mul(1000));
     let kept = network.journal.kept().values();
@@ -46,4 +48,18 @@ pub(super) async fn run(
     }
     changed |= !given_back.is_empty();
     replied(changed, Reply::Reservations(given_back))
+}
+
+/// Block devices for VMs that nobody reserved. Returns whether there were some.
+fn unmap_orphans(network: &Network) -> Result<bool, Refusal> {
+    if !network.offered.contains(&Feature::Disks) {
+        return Ok(false);
+    }
+    let mut changed = false;
+    for vm in unmap::mapped().map_err(failed("look at block devices"))? {
+        if network.journal.get(&vm).is_none() {
+            changed |= unmap::remove(&vm)?;
+        }
+    }
+    Ok(changed)
 }

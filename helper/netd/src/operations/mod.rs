@@ -1,17 +1,23 @@
 //! One file for each verb, with the same four steps: authorise, validate, act, record. `OPERATIONS.md`
 //! has a row for each.
 
+mod admit;
 mod attach;
 mod detach;
 mod down;
 mod gc;
 mod group;
+mod launch;
 mod list;
+mod r#loop;
 mod nat;
 mod release;
 mod reserve;
 mod route;
+mod signal;
+mod snapshot;
 mod status;
+mod unmap;
 mod up;
 
 use std::os::fd::OwnedFd;
@@ -29,10 +35,15 @@ pub(crate) type Outcome = Result<(Response, Option<OwnedFd>), Refusal>;
 ///
 /// # Errors
 /// Why not; then everything is as it was.
-pub(crate) async fn perform(network: &mut Network, peer: &Peer, request: &Request) -> Outcome {
+pub(crate) async fn perform(
+    network: &mut Network,
+    peer: &Peer,
+    request: &Request,
+    descriptors: Vec<OwnedFd>,
+) -> Outcome {
     match request {
-        Request::Up {} => up::run(network).await,
-        Request::Down {} => down::run(network).await,
+        Request::Up {} => up::run(network, peer).await,
+        Request::Down {} => down::run(network, peer).await,
         Request::Status {} => status::run(network).await,
         Request::List {} => list::run(network, peer).await,
         Request::Reserve { vm, name, store } => reserve::run(network, peer, vm, name, store).await,
@@ -47,7 +58,30 @@ pub(crate) async fn perform(network: &mut Network, peer: &Peer, request: &Reques
             keep,
             min_age_s,
         } => gc::run(network, peer, store, keep, *min_age_s).await,
+        Request::Admit { enabled } => admit::run(network, peer, *enabled).await,
+        Request::Loop { vm, read_only } => {
+            r#loop::run(network, peer, vm, *read_only, descriptors).await
+        }
+        Request::Snapshot { vm, size } => {
+            snapshot::run(network, peer, vm, *size, descriptors).await
+        }
+        Request::Unmap { vm } => unmap::run(network, peer, vm).await,
+        Request::Launch { vm, machine } => {
+            launch::run(network, peer, vm, machine, descriptors).await
+        }
+        Request::Signal { vm, signal } => signal::run(network, peer, vm, *signal).await,
     }
+}
+
+/// As many descriptors as the verb has; the connection has counted them.
+fn only<const COUNT: usize>(descriptors: Vec<OwnedFd>) -> Result<[OwnedFd; COUNT], Refusal> {
+    let came = descriptors.len();
+    descriptors.try_into().map_err(|_| {
+        Refusal::new(
+            Code::Invalid,
+            format!("{came} descriptors came instead of {COUNT}"),
+        )
+    })
 }
 
 /// The reservation of a VM, if the caller may change it.

@@ -6,7 +6,6 @@ use super::{Outcome, owned, replied};
 use crate::journal::Kept;
 use crate::network::{Network, failed};
 use crate::peer::Peer;
-use crate::rules;
 use banger_proto::Refusal;
 
 pub(super) async fn run(network: &mut Network, peer: &Peer, vm: &VmId, enabled: bool) -> Outcome {
@@ -35,7 +34,7 @@ pub(super) async fn switch(
 ) -> Result<(), Refusal> {
     let noted = network.journal.set(after.clone());
     noted.map_err(failed(format!("note the change of {}", after.vm)))?;
-    let mut done = network.apply(&rules::change(&before, &after)).await;
+    let mut done = network.apply(Some(&before), Some(&after)).await;
     if done.is_ok() {
         done = match network.bridge_is_ours().await {
             Ok(true) => network.forward_if_needed(),
@@ -45,9 +44,8 @@ pub(super) async fn switch(
     }
     if let Err(refusal) = done {
         // The cause is told; what fails here again is mended by the next load of the rules.
-        let undo = rules::change(&after, &before);
-        let _ = network.journal.set(before);
-        let _ = network.apply(&undo).await;
+        let _ = network.journal.set(before.clone());
+        let _ = network.apply(Some(&after), Some(&before)).await;
         return Err(refusal);
     }
     Ok(())

@@ -1,0 +1,392 @@
+//! The daemon under the real systemd and with the real device mapper, in one machine that banger boots for all of it. A
+//! copy of this test program is what runs inside.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use banger_tests::{Netd, Sandbox, eventually, skipped};
+use lib_net::{
+    Acceleration, Client, Code, KernelArguments, Machine, PrivilegedOps, SOCKET, Signal,
+};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::disks::loops;
+use super::life::PATIENCE;
+use super::{reserve, store, vm};
+
+/// Of systemd-analyze(1), in tenths, without drop-ins and with both.
+const THRESHOLDS: [u32; 2] = [20, 33];
+
+const PROGRAM: &str = "/usr/libexec/banger/banger-netd";
+const DROP_INS: &str = "/etc/systemd/system/banger-netd.service.d";
+
+/// A file system to be unpacked over the machine's own.
+struct Overlay(PathBuf);
+
+impl Overlay {
+    fn add(&self, from: &Path, to: &str) {
+        let place = self.0.join(to.trim_start_matches('/'));
+        fs::create_dir_all(place.parent().expect("it has a directory"))
+            .expect("the sandbox can be written");
+        fs::copy(from, &place).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
+    }
+
+    /// A program at its own place, with the libraries that the image may lack.
+    fn add_program(&self, sandbox: &Sandbox, from: &Path, to: &str) {
+        self.add(from, to);
+        let list = sandbox.sh(&format!("ldd {}", from.display()));
+        for library in list
+            .ok()
+            .lines()
+            .filter_map(|line| line.split_whitespace().nth(2))
+        {
+            // Every image has its own of these.
+            if library.starts_with('/')
+                && !["libc.so", "libm.so"]
+                    .iter()
+                    .any(|name| library.contains(name))
+            {
+                self.add(Path::new(library), library);
+            }
+        }
+    }
+}
+
+fn units() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../helper/netd/systemd")
+}
+
+#[test]
+fn under_systemd_with_a_device_mapper() {
+    if skipped("vm") {
+        return;
+    }
+    let sandbox = Sandbox::with_system();
+    let overlay = Overlay(sandbox.path("overlay"));
+    overlay.add(&Netd::program(&sandbox), PROGRAM);
+    for unit in ["banger-netd.service", "banger-netd.socket"] {
+        overlay.add(&units().join(unit), &format!("/etc/systemd/system/{unit}"));
+    }
+    for drop_in in ["disks.conf", "jails.conf"] {
+        overlay.add(&units().join(drop_in), &format!("{DROP_INS}/{drop_in}"));
+    }
+    // There is no QEMU in the machine, and another one in emulation within emulation would take minutes.
+    let idle = sandbox.fixtures().bin().join("idle");
+    overlay.add_program(&sandbox, &idle, "/usr/libexec/banger/idle");
+    let nft = [Path::new("/usr/sbin/nft"), Path::new("/sbin/nft")];
+    let nft = nft
+        .into_iter()
+        .find(|path| path.exists())
+        .expect("nftables is installed");
+    overlay.add_program(&sandbox, nft, "/usr/sbin/nft");
+    let own = std::env::current_exe().expect("a process has an executable");
+    overlay.add_program(&sandbox, &own, "/root/inside");
+    sandbox
+        .sh("banger-vm create --quiet --network none --memory 768M --name v system")
+        .ok();
+    let copied = sandbox.sh(&format!(
+        "tar -C {} -c . | banger-vm exec v -- tar -C / --no-same-owner --keep-directory-symlink -x",
+        overlay.0.display()
+    ));
+    copied.ok();
+    let script = "set -e
+        groupadd --system banger
+        sed -i 's/--offer jails/--offer jails --qemu \\/usr\\/libexec\\/banger\\/idle/' {DROP_INS}/jails.conf
+        systemctl daemon-reload
+        systemctl enable --now banger-netd.socket
+        /root/inside --ignored --exact --nocapture netd::machine::inside";
+    let script = script.replace("{DROP_INS}", DROP_INS);
+    let ran = sandbox.feed("banger-vm exec v -- sh -s", script.as_bytes());
+    println!("{}", ran.stdout);
+    let journal = || sandbox.sh("banger-vm exec v -- journalctl --no-pager -u banger-netd -n 60");
+    assert_eq!(ran.status, 0, "{ran}\n{}", journal());
+    assert!(ran.stdout.contains("SCORE "), "{ran}");
+}
+
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output();
+    let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {}",
+        text(&output.stderr)
+    );
+    text(&output.stdout)
+}
+
+fn property(unit: &str, name: &str) -> String {
+    let line = format!("--property={name}");
+    run("systemctl", &["show", &line, "--value", unit])
+        .trim()
+        .to_owned()
+}
+
+fn main_pid() -> String {
+    property("banger-netd.service", "MainPID")
+}
+
+/// Another daemon serves, whichever way the one before it ended.
+fn end_daemon(how: &str) -> Client {
+    let before = main_pid();
+    match how {
+        "restart" => run("systemctl", &["restart", "banger-netd.service"]),
+        _ => run("kill", &["-9", &before]),
+    };
+    let mut client = eventually("it serves again", PATIENCE, || {
+        Client::connect(Path::new(SOCKET)).ok()
+    });
+    client.status().expect("it answers");
+    assert!(main_pid() != before && main_pid() != "0");
+    client
+}
+
+#[test]
+#[ignore = "runs in the machine of the test above"]
+fn inside() {
+    // Nothing runs until somebody asks.
+    assert_eq!(property("banger-netd.service", "ActiveState"), "inactive");
+    let mut ops = Client::connect(Path::new(SOCKET)).unwrap();
+    assert!(ops.up().unwrap().0);
+    assert_eq!(property("banger-netd.service", "ActiveState"), "active");
+    let stat = fs::metadata(SOCKET).unwrap();
+    assert_eq!(stat.permissions().mode() & 0o777, 0o660);
+
+    living_vms(&mut ops);
+    snapshots(&mut ops);
+    each_step_of_a_snapshot_fails_once();
+    scores();
+}
+
+/// A tap and a jail go on while daemons come and go.
+fn living_vms(ops: &mut Client) {
+    let reservation = reserve(ops, 1);
+    let (_, tap) = ops.attach(vm(1)).unwrap();
+    let interface = PathBuf::from(format!("/sys/class/net/{}", reservation.interface));
+    let log = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open("/root/log")
+        .unwrap();
+    fs::write("/root/file", "x").unwrap();
+    let file = File::open("/root/file").unwrap();
+    let (_ours, theirs) = UnixStream::pair().unwrap();
+    let machine = Machine {
+        acceleration: Acceleration::Emulation,
+        cpus: 1,
+        memory_mib: 64,
+        kernel_arguments: KernelArguments::try_from("quiet").unwrap(),
+        network: false,
+        disks: Vec::new(),
+    };
+    let socket = theirs.as_fd();
+    let descriptors = [
+        file.as_fd(),
+        file.as_fd(),
+        log.as_fd(),
+        socket,
+        socket,
+        socket,
+    ];
+    let (jail, process) = ops.launch(vm(1), machine, &descriptors).unwrap();
+    let scope = format!("banger-jail-{}.scope", vm(1));
+    let place = format!("/banger.slice/{scope}");
+    assert_eq!(property(&scope, "ControlGroup"), place);
+    let processes = fs::read_to_string(format!("/sys/fs/cgroup{place}/cgroup.procs")).unwrap();
+    let pid = processes.trim().to_owned();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    assert!(
+        status.contains(&format!("Uid:\t{0}\t{0}\t{0}\t{0}", jail.uid)),
+        "{status}"
+    );
+    assert!(status.contains("CapBnd:\t0000000000000000"), "{status}");
+    let before = ops.list().unwrap();
+    for how in ["restart", "kill", "stop and ask"] {
+        if how.starts_with("stop") {
+            run("systemctl", &["stop", "banger-netd.service"]);
+            // The socket starts it again.
+        }
+        *ops = match how {
+            "restart" | "kill" => end_daemon(how),
+            _ => Client::connect(Path::new(SOCKET)).unwrap(),
+        };
+        assert!(interface.exists(), "{how}");
+        assert_eq!(ops.list().unwrap(), before, "{how}");
+        assert!(ops.signal(vm(1), None).unwrap().1.running, "{how}");
+    }
+    assert!(ops.signal(vm(1), Some(Signal::Kill)).unwrap().0);
+    let mut polled = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+    assert_eq!(poll(&mut polled, PollTimeout::from(60_000_u16)).unwrap(), 1);
+    eventually("its scope goes", PATIENCE, || {
+        (property(&scope, "ActiveState") == "inactive").then_some(())
+    });
+    drop(tap);
+    ops.release(vm(1)).unwrap();
+}
+
+const IMAGE: &str = "/root/disks/image";
+const EXCEPTIONS: &str = "/root/disks/exceptions";
+const LENGTH: u64 = 1 << 20;
+const SIZE: u64 = 2 << 20;
+
+fn open(path: &str) -> File {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .unwrap()
+}
+
+/// New files of ours alone.
+fn disks() -> (File, File) {
+    fs::create_dir_all("/root/disks").unwrap();
+    fs::write(IMAGE, vec![7; LENGTH as usize]).unwrap();
+    fs::write(EXCEPTIONS, vec![0; 1 << 20]).unwrap();
+    for path in [IMAGE, EXCEPTIONS] {
+        fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
+    }
+    (open(IMAGE), open(EXCEPTIONS))
+}
+
+/// Devices of the mapper that carry our prefix.
+fn mapped() -> usize {
+    let devices = fs::read_dir("/sys/block").unwrap().flatten();
+    let names = devices.filter_map(|entry| fs::read_to_string(entry.path().join("dm/name")).ok());
+    names
+        .filter(|name| name.starts_with("banger-netd-"))
+        .count()
+}
+
+fn nothing_is_left() {
+    eventually("all devices go", PATIENCE, || {
+        (mapped() == 0 && loops(Path::new("/root/disks")) == 0).then_some(())
+    });
+}
+
+fn block(device: &File, at: u64) -> u8 {
+    let mut block = [0; 512];
+    device.read_exact_at(&mut block, at).unwrap();
+    assert!(block.iter().all(|byte| *byte == block[0]));
+    block[0]
+}
+
+/// An image that is never changed, and what was written over it.
+fn snapshots(ops: &mut Client) {
+    let (image, exceptions) = disks();
+    reserve(ops, 2);
+    let device = File::from(ops.snapshot(vm(2), &image, &exceptions, SIZE).unwrap());
+    assert!(device.metadata().unwrap().file_type().is_block_device());
+    assert_eq!((mapped(), loops(Path::new("/root/disks"))), (2, 2));
+    let refused = ops.snapshot(vm(2), &image, &exceptions, SIZE).unwrap_err();
+    assert_eq!(refused.code(), Some(Code::Busy), "{refused}");
+    assert_eq!(
+        (
+            block(&device, 0),
+            block(&device, LENGTH),
+            block(&device, SIZE - 512)
+        ),
+        (7, 0, 0)
+    );
+    device.write_all_at(&[9; 512], 4096).unwrap();
+    device.write_all_at(&[8; 512], SIZE - 512).unwrap();
+    device.sync_all().unwrap();
+    // The daemon is no part of it.
+    *ops = end_daemon("kill");
+    assert_eq!((block(&device, 4096), block(&device, 8192)), (9, 7));
+    drop(device);
+    nothing_is_left();
+    let mut bytes = Vec::new();
+    File::open(IMAGE).unwrap().read_to_end(&mut bytes).unwrap();
+    assert!(
+        bytes.iter().all(|byte| *byte == 7),
+        "the image is as it was"
+    );
+    // The exceptions are kept in their file.
+    let device = File::from(ops.snapshot(vm(2), &image, &exceptions, SIZE).unwrap());
+    assert_eq!((block(&device, 4096), block(&device, SIZE - 512)), (9, 8));
+    // Given back while somebody has it: it goes when that one closes it.
+    assert!(ops.unmap(vm(2)).unwrap().0);
+    ops.release(vm(2)).unwrap();
+    assert_eq!(block(&device, 4096), 9);
+    drop(device);
+    nothing_is_left();
+}
+
+fn child(points: &str) -> Client {
+    let mut command = Command::new(PROGRAM);
+    command
+        .args(["--state", "/root/state"])
+        .env(banger_failpoint::VARIABLE, points);
+    Client::child(command).unwrap()
+}
+
+fn each_step_of_a_snapshot_fails_once() {
+    let (image, exceptions) = disks();
+    let log = "/root/points";
+    let mut recorded = child(&format!("record={log}"));
+    reserve(&mut recorded, 3);
+    drop(recorded.snapshot(vm(3), &image, &exceptions, SIZE).unwrap());
+    drop(recorded);
+    nothing_is_left();
+    let text = fs::read_to_string(log).unwrap();
+    let mut counts = std::collections::HashMap::new();
+    let mut failed = 0;
+    for point in text.lines().filter_map(|line| line.rsplit(' ').next()) {
+        let count = counts.entry(point).or_insert(0);
+        *count += 1;
+        if !point.starts_with("netd.dm.") && !point.starts_with("netd.loop.") {
+            continue;
+        }
+        let mut client = child(&format!("{point}#{count}=error"));
+        let refused = client.snapshot(vm(3), &image, &exceptions, SIZE);
+        assert!(refused.is_err(), "{point} for the {count}. time");
+        drop(client);
+        nothing_is_left();
+        failed += 1;
+    }
+    assert!(failed >= 14, "{counts:?}");
+    // Killed where the devices do not go by themselves yet: the next one finds them by their names.
+    let mut client = child("netd.dm.remove#1=kill");
+    client
+        .snapshot(vm(3), &image, &exceptions, SIZE)
+        .unwrap_err();
+    drop(client);
+    assert_eq!(mapped(), 2);
+    let mut client = child("");
+    assert!(client.unmap(vm(3)).unwrap().0);
+    nothing_is_left();
+    // The same for a VM that is not reserved any more.
+    let mut client = child("netd.dm.remove#1=kill");
+    client
+        .snapshot(vm(3), &image, &exceptions, SIZE)
+        .unwrap_err();
+    drop(client);
+    fs::remove_dir_all("/root/state").unwrap();
+    assert!(child("").gc(store(), Vec::new(), 0).unwrap().0);
+    nothing_is_left();
+    println!("{failed} steps failed and were undone");
+}
+
+/// Of the running service, with both drop-ins and without.
+fn scores() {
+    for (what, threshold) in [
+        ("with disks and jails", THRESHOLDS[1]),
+        ("alone", THRESHOLDS[0]),
+    ] {
+        if what == "alone" {
+            fs::remove_dir_all(DROP_INS).unwrap();
+            run("systemctl", &["daemon-reload"]);
+        }
+        let threshold = format!("--threshold={threshold}");
+        let table = run(
+            "systemd-analyze",
+            &["security", "--no-pager", &threshold, "banger-netd.service"],
+        );
+        println!("SCORE {what}: {}", table.lines().last().unwrap_or_default());
+    }
+}
