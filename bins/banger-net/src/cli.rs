@@ -67,7 +67,7 @@ pub(crate) enum Command {
     },
     /// Give back addresses that no VM of the store has
     Gc(GcArgs),
-    /// Prove that the network works, with packets
+    /// Prove that the network works
     Doctor {
         /// Let the bridge through the firewall of another program, such as Docker's; `down` takes it back
         #[arg(long)]
