@@ -5,7 +5,8 @@ use lib_distro::{DistroError, RootTarRequest};
 use lib_image::{ImportRequest, Input};
 use lib_kernel::{ImportKernel, KernelError};
 use lib_model::{
-    Diagnose, Exit, ImageRecord, KernelRecord, OciConfig, Progress, Reference, ReferenceError,
+    Diagnose, Exit, Filesystem, ImageRecord, KernelRecord, OciConfig, Progress, Reference,
+    ReferenceError,
 };
 use lib_store::{Locks, Staged, Store, StoreError};
 
@@ -64,7 +65,9 @@ pub fn image(
     progress: &dyn Progress,
 ) -> Result<ImageRecord, DefaultsError> {
     match store.image(HOST) {
-        Err(StoreError::NotFound { .. }) => make_image(store, locks, progress),
+        Err(StoreError::NotFound { .. }) => {
+            make_image(store, locks, Filesystem::default(), progress)
+        }
         other => Ok(other?),
     }
 }
@@ -76,6 +79,7 @@ pub fn image(
 pub fn make_image(
     store: &mut Store,
     locks: &mut Locks,
+    filesystem: Filesystem,
     progress: &dyn Progress,
 ) -> Result<ImageRecord, DefaultsError> {
     let root = lib_distro::root_tar(&RootTarRequest::default(), progress)?;
@@ -85,6 +89,7 @@ pub fn make_image(
             cmd: vec!["/bin/bash".into()],
             ..OciConfig::default()
         },
+        filesystem,
         ..ImportRequest::default()
     };
     let name = root.source().to_owned();

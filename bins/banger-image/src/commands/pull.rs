@@ -37,7 +37,7 @@ pub(crate) fn run(session: &mut Session, args: &PullArgs) -> Result<(), Failure>
                 let bars = session.bars.clone();
                 let kernel = lib_defaults::make_kernel(&mut store, &mut locks, &*bars)?;
                 session.note(&format!("kernel {} is here", kernel.name));
-                lib_defaults::make_image(&mut store, &mut locks, &*bars)?
+                lib_defaults::make_image(&mut store, &mut locks, session.filesystem, &*bars)?
             }
         };
         session.output.emit(record)?;
@@ -53,11 +53,7 @@ fn request(
     image: &str,
 ) -> Result<Option<PullRequest>, Failure> {
     if image == lib_defaults::HOST {
-        return match filesystem {
-            Filesystem::Ext4 => Ok(None),
-            Filesystem::Erofs => Err(Failure::usage("the host's own image is made as ext4 only")
-                .hint("banger-image pull host")),
-        };
+        return Ok(None);
     }
     let mut registry = RegistryOptions::configured(&config.registry, std::env::var_os);
     registry.plain_http.extend_from_slice(&args.plain_http);
