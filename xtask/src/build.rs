@@ -11,6 +11,8 @@ use crate::step::{Result, output, run};
 /// The helpers are linked statically for this target.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
+const STATIC: &str = "-C target-feature=+crt-static";
+
 /// The executables that people run.
 const PROGRAMS: [&str; 5] = [
     "banger",
@@ -108,6 +110,23 @@ pub(crate) fn example(package: &str, name: &str) -> Result<PathBuf> {
         .join(Profile::Release.directory())
         .join("examples");
     Ok(examples.join(name))
+}
+
+/// As [`example`], linked as the helpers are.
+pub(crate) fn static_example(package: &str, name: &str) -> Result<PathBuf> {
+    run(cargo()
+        .args([
+            "build",
+            "--locked",
+            "--profile",
+            "helper",
+            "--target",
+            TARGET,
+        ])
+        .args(["-p", package, "--example", name])
+        .env("RUSTFLAGS", STATIC))?;
+    let built = target()?.join(TARGET).join("helper/examples").join(name);
+    Ok(built)
 }
 
 /// Builds executables and helpers; returns the directory of the executables.
@@ -252,7 +271,7 @@ fn helpers(profile: Profile, names: &[&str]) -> Result<()> {
                 .flat_map(|name| ["-p", name]),
         )
         .args(features)
-        .env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
+        .env("RUSTFLAGS", STATIC))?;
     let target = target()?;
     let built = target.join(TARGET).join("helper");
     let helpers: Vec<PathBuf> = names.iter().map(|name| built.join(name)).collect();

@@ -1,5 +1,7 @@
 //! Figures for SPEC.md, each beside something measured in the same run: read the ratios.
 
+mod boot;
+mod collection;
 mod guests;
 mod image;
 pub(crate) mod measure;
@@ -81,9 +83,12 @@ pub(crate) fn bench(args: &Args) -> Result<()> {
     if wants(What::State) {
         let bench = Bench::new(bench.fixtures.clone())?;
         timed("state", || bench.state(runs, &mut rows))?;
+        let bench = Bench::new(bench.fixtures.clone())?;
+        timed("collection", || bench.collection(&mut rows))?;
     }
     if wants(What::Guests) {
         timed("guests", || bench.guests(runs, &mut rows))?;
+        timed("boots", || bench.boots(runs, &mut rows))?;
         timed("ssh", || bench.ssh(runs, &mut rows))?;
     }
     if wants(What::Workspaces) {

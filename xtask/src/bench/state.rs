@@ -132,7 +132,7 @@ impl Bench {
 }
 
 /// From the lines `<microseconds> <process> <point>`.
-fn longest_hold(log: &str, lock: &str) -> Duration {
+pub(super) fn longest_hold(log: &str, lock: &str) -> Duration {
     let (taken, dropped) = (format!("lock.{lock}.taken"), format!("lock.{lock}.drop"));
     let mut since = HashMap::new();
     let mut longest = 0;

@@ -17,7 +17,10 @@ use crate::step::{Result, output};
 pub(super) const VARIANTS: [&str; 2] = ["gzip", "zstd"];
 /// The image with as many entries as the budget of memory speaks of.
 pub(super) const MANY: &str = "many:gzip";
-const ENTRIES: usize = 500_000;
+pub(super) const ENTRIES: usize = 500_000;
+/// The image with more than that, which gets 128 bytes for each of them.
+pub(super) const MORE: &str = "more:gzip";
+pub(super) const MORE_ENTRIES: usize = 1_000_000;
 
 /// Changes when the recipe does: an image of another recipe is made again.
 const RECIPE: &str = "2";
@@ -64,12 +67,18 @@ impl Large {
         let recipe = format!("{RECIPE} {}\n", suite()?);
         if fs::read_to_string(&stamp).is_ok_and(|made| made == recipe) {
             println!("   the images are there");
-            return Ok(large);
+        } else {
+            remove(&large.directory)?;
+            fs::create_dir_all(large.data())?;
+            large.make(peers)?;
+            fs::write(stamp, &recipe)?;
         }
-        remove(&large.directory)?;
-        fs::create_dir_all(large.data())?;
-        large.make(peers)?;
-        fs::write(stamp, recipe)?;
+        // Came later than the others, so it has a stamp of its own.
+        let stamp = large.directory.join("recipe-more");
+        if !fs::read_to_string(&stamp).is_ok_and(|made| made == recipe) {
+            large.make_many("more", MORE, MORE_ENTRIES, peers)?;
+            fs::write(stamp, recipe)?;
+        }
         Ok(large)
     }
 
@@ -113,12 +122,7 @@ impl Large {
     fn make(&self, peers: &Peers) -> Result<()> {
         let registry = self.serve()?;
         let work = self.directory.join("work");
-        fs::create_dir(&work)?;
-        let builder = Builder {
-            layout: work.join("layout"),
-            layer: work.join("layer.tar"),
-            peers,
-        };
+        let builder = Builder::new(&work, peers)?;
         builder.create("large")?;
         builder.system("base", &["--variant=minbase"])?;
         builder.add("large")?;
@@ -140,11 +144,20 @@ impl Large {
             let image = format!("large:{variant}");
             builder.push("large", &registry, &image, options, &self.manifest(&image))?;
         }
-        println!("   {ENTRIES} entries");
-        builder.create("many")?;
-        many(&builder.layer)?;
-        builder.add("many")?;
-        builder.push("many", &registry, MANY, &gzip, &self.manifest(MANY))?;
+        drop(registry);
+        remove(&work)?;
+        self.make_many("many", MANY, ENTRIES, peers)
+    }
+
+    fn make_many(&self, name: &str, image: &str, entries: usize, peers: &Peers) -> Result<()> {
+        println!("   {entries} entries");
+        let registry = self.serve()?;
+        let work = self.directory.join("work");
+        let builder = Builder::new(&work, peers)?;
+        builder.create(name)?;
+        many(&builder.layer, entries)?;
+        builder.add(name)?;
+        builder.push(name, &registry, image, &[], &self.manifest(image))?;
         drop(registry);
         remove(&work)
     }
@@ -158,7 +171,17 @@ struct Builder<'a> {
     peers: &'a Peers,
 }
 
-impl Builder<'_> {
+impl<'a> Builder<'a> {
+    fn new(work: &Path, peers: &'a Peers) -> Result<Self> {
+        remove(work)?;
+        fs::create_dir(work)?;
+        Ok(Builder {
+            layout: work.join("layout"),
+            layer: work.join("layer.tar"),
+            peers,
+        })
+    }
+
     fn create(&self, name: &str) -> Result<()> {
         if !self.layout.exists() {
             output(
@@ -278,9 +301,9 @@ fn noise(bytes: usize) -> Vec<u8> {
 }
 
 /// Writes a tar of directories with a thousand small files each.
-fn many(path: &Path) -> io::Result<()> {
+fn many(path: &Path, entries: usize) -> io::Result<()> {
     let mut tar = tar::Builder::new(BufWriter::new(File::create(path)?));
-    for number in 0..ENTRIES {
+    for number in 0..entries {
         let mut header = tar::Header::new_gnu();
         header.set_mtime(1_700_000_000);
         let directory = format!("srv/packages/collection-{:03}", number / 1000);
