@@ -47,6 +47,10 @@ pub(crate) enum Command {
     /// Say how workspaces are: what changed in the VM, whether the host has moved on
     #[command(visible_alias = "show")]
     Status(WorkspacesArgs),
+    /// Show what changes in a VM's workspace, as it changes
+    Watch(WatchArgs),
+    /// Give running VMs the keys, git identity and files that they would get at their next start
+    SyncKeys(SyncKeysArgs),
     /// List workspaces
     #[command(visible_alias = "ls")]
     List(ListArgs),
@@ -197,6 +201,38 @@ pub(crate) struct WorkspacesArgs {
     /// VMs, VM:PATH or ids; records are read from standard input if none is given there
     #[arg(value_name = "WORKSPACE", add = ArgValueCompleter::new(lib_cli::workspaces))]
     pub(crate) workspaces: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A file is known by its kind, size, time and permissions: one that was only touched shows, too. What the
+host's repository ignores is left out, and so is every .git.
+
+Examples:
+  banger-ws watch dev
+  banger-ws watch --json dev | jq -r 'select(.change == \"added\") | .path'")]
+pub(crate) struct WatchArgs {
+    /// VM, VM:PATH or id [default: the workspace of the current directory's repository]
+    #[arg(value_name = "WORKSPACE", add = ArgValueCompleter::new(lib_cli::workspaces))]
+    pub(crate) workspace: Option<String>,
+
+    /// Show ignored files, too
+    #[arg(long)]
+    pub(crate) ignored: bool,
+
+    /// Watch no more files and directories than this
+    #[arg(long, value_name = "N", default_value_t = 500_000)]
+    pub(crate) limit: u32,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The keys are the store's own and those of vm.authorized-keys; the files are those of vm.file-sync. A git
+identity that the VM's user has chosen stays.")]
+pub(crate) struct SyncKeysArgs {
+    /// Names or ids; - or nothing reads records from standard input
+    #[arg(value_name = "VM", add = ArgValueCompleter::new(lib_cli::vms))]
+    pub(crate) vms: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,7 @@
 
 mod cli;
 mod commands;
+mod guest;
 
 use std::process::ExitCode;
 
@@ -28,6 +29,8 @@ fn dispatch(session: &mut Session, command: Command) -> Result<(), Failure> {
         Command::Diff(args) => commands::diff::run(session, &args),
         Command::Apply(args) => commands::apply::run(session, args),
         Command::Status(args) => commands::status::run(session, &args),
+        Command::Watch(args) => commands::watch::run(session, &args),
+        Command::SyncKeys(args) => commands::sync_keys::run(session, &args),
         Command::List(args) => commands::list::run(session, &args),
     }
 }

@@ -26,9 +26,11 @@ pub(crate) fn heading(record: &Record) -> &'static [&'static str] {
         | Record::Name(_)
         | Record::Answer(_)
         | Record::Route(_) => net_rows::heading(record),
-        Record::Workspace(_) | Record::Change(_) | Record::Export(_) => {
-            workspace_rows::heading(record)
-        }
+        Record::Workspace(_)
+        | Record::Change(_)
+        | Record::Export(_)
+        | Record::Watch(_)
+        | Record::Sync(_) => workspace_rows::heading(record),
         Record::Image(_)
         | Record::Kernel(_)
         | Record::Vm(_)
@@ -97,7 +99,11 @@ pub(crate) fn row(record: &Record) -> Vec<String> {
         | Record::Name(_)
         | Record::Answer(_)
         | Record::Route(_) => net_rows::row(record),
-        Record::Workspace(_) | Record::Change(_) | Record::Export(_) => workspace_rows::row(record),
+        Record::Workspace(_)
+        | Record::Change(_)
+        | Record::Export(_)
+        | Record::Watch(_)
+        | Record::Sync(_) => workspace_rows::row(record),
         Record::Image(_)
         | Record::Kernel(_)
         | Record::Vm(_)

@@ -60,6 +60,8 @@ impl Kind {
             | Record::Answer(_)
             | Record::Route(_)
             | Record::Change(_)
+            | Record::Watch(_)
+            | Record::Sync(_)
             | Record::Copy(_)
             | Record::Socket(_)
             | Record::Published(_)

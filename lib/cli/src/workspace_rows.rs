@@ -1,6 +1,6 @@
 //! Rows of records about workspaces.
 
-use lib_model::Record;
+use lib_model::{Record, WatchRecord};
 
 use crate::{age, printable};
 
@@ -12,6 +12,8 @@ pub(crate) fn heading(record: &Record) -> &'static [&'static str] {
         ],
         Record::Change(_) => &["STATUS", "PATH", "LINES", "MODE", "RISKS"],
         Record::Export(_) => &["VM", "FILES", "COMMITS", "RISKY", "HASH", "TARGET"],
+        Record::Watch(_) => &["CHANGE", "BYTES", "MODE", "PATH"],
+        Record::Sync(_) => &["VM", "KEYS", "GIT IDENTITY", "FILES"],
         _ => &[],
     }
 }
@@ -72,6 +74,37 @@ pub(crate) fn row(record: &Record) -> Vec<String> {
             export.hash.clone(),
             or_dash(export.target.as_deref().map(printable)),
         ],
+        Record::Watch(change) => watch_row(change),
+        Record::Sync(sync) => vec![
+            sync.name.to_string(),
+            sync.keys.to_string(),
+            sync.identity.clone(),
+            sync.files.to_string(),
+        ],
         _ => Vec::new(),
     }
+}
+
+fn watch_row(change: &WatchRecord) -> Vec<String> {
+    let path = match &change.from {
+        Some(from) => format!("{} -> {}", printable(from), printable(&change.path)),
+        None if change.change == "more" => format!("{} more files", change.count),
+        None => printable(&change.path),
+    };
+    let mark = match change.change.as_str() {
+        "added" => "+",
+        "removed" => "-",
+        "modified" => "M",
+        "mode" => "m",
+        "type" => "T",
+        "renamed" => "R",
+        _ => "…",
+    };
+    let bytes = match (change.old_size, change.new_size) {
+        (old, new) if new > old => format!("+{}", new - old),
+        (old, new) if new < old => format!("-{}", old - new),
+        _ => String::new(),
+    };
+    let mode = change.new_mode.clone().unwrap_or_default();
+    vec![mark.to_owned(), bytes, mode, path]
 }

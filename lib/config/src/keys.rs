@@ -25,6 +25,7 @@ pub(crate) const KEYS: &[(&str, Shape)] = &[
     ("vm.network", Shape::Text),
     ("vm.accel", Shape::Text),
     ("vm.authorized-keys", Shape::List),
+    ("vm.file-sync", Shape::List),
     ("vm.mount-roots", Shape::List),
     ("vm.proxy", Shape::Text),
     ("registry.mirrors", Shape::Map),

@@ -54,6 +54,10 @@ pub struct Vm {
     /// keys. Running VMs take them at their next start.
     #[serde(deserialize_with = "keys")]
     pub authorized_keys: Vec<String>,
+    /// Files and directories of the home that VMs get at their start: `~/path`, or `~/path:` and a path in
+    /// the guest.
+    #[serde(deserialize_with = "file_sync")]
+    pub file_sync: Vec<String>,
     /// Directories of this machine below which guests may be shown some; empty: wherever they are the user's.
     #[serde(deserialize_with = "paths")]
     pub mount_roots: Vec<PathBuf>,
@@ -195,6 +199,19 @@ fn keys<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Er
             "`{key}` is neither a public key (`ssh-ed25519 AAAA…`) nor an absolute path"
         ))),
         None => Ok(keys),
+    }
+}
+
+/// As far as the words go; whether the files may go is looked at where they are read.
+fn file_sync<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let entries = Vec::<String>::deserialize(deserializer)?;
+    let path = |path: &str| path.starts_with("~/") || path.starts_with('/');
+    let fits = |entry: &&String| entry.split(':').count() < 3 && entry.split(':').all(path);
+    match entries.iter().find(|entry| !fits(entry)) {
+        Some(entry) => Err(de::Error::custom(format!(
+            "`{entry}` is neither `~/file` nor `~/file:/path/in/the/guest`"
+        ))),
+        None => Ok(entries),
     }
 }
 

@@ -14,6 +14,7 @@ mod publish;
 mod record;
 mod reference;
 mod size;
+mod sync_record;
 mod workspace_record;
 
 pub use digest::{Digest, DigestError};
@@ -36,4 +37,5 @@ pub use record::{
 };
 pub use reference::{Reference, ReferenceError};
 pub use size::{ByteSize, SizeError};
+pub use sync_record::{SyncRecord, WatchRecord};
 pub use workspace_record::{ChangeRecord, ChangeStatus, ExportRecord, Risk, WorkspaceRecord};

@@ -11,6 +11,7 @@ use crate::dns_record::{AnswerRecord, NameRecord, RouteRecord};
 use crate::guest_record::{
     CopyRecord, EventRecord, PingRecord, PublishedRecord, SocketRecord, StatsRecord,
 };
+use crate::sync_record::{SyncRecord, WatchRecord};
 use crate::workspace_record::{ChangeRecord, ExportRecord, WorkspaceRecord};
 use crate::{ByteSize, Digest, ImageId, KernelId, KernelName, OperationId, VmId, VmName};
 
@@ -65,6 +66,10 @@ pub enum Record {
     Change(ChangeRecord),
     /// What came out of a workspace.
     Export(ExportRecord),
+    /// A file that changed in a guest just now.
+    Watch(WatchRecord),
+    /// What a guest was given of its owner's.
+    Sync(SyncRecord),
 }
 
 impl Record {
@@ -93,6 +98,8 @@ impl Record {
             Record::Workspace(_) => "workspace",
             Record::Change(_) => "change",
             Record::Export(_) => "export",
+            Record::Watch(_) => "watch",
+            Record::Sync(_) => "sync",
         }
     }
 
@@ -121,6 +128,8 @@ impl Record {
             Record::Workspace(workspace) => workspace.id.as_str(),
             Record::Change(change) => change.id.as_str(),
             Record::Export(export) => export.id.as_str(),
+            Record::Watch(change) => change.id.as_str(),
+            Record::Sync(sync) => sync.id.as_str(),
         }
     }
 }
@@ -140,6 +149,18 @@ impl From<ChangeRecord> for Record {
 impl From<ExportRecord> for Record {
     fn from(export: ExportRecord) -> Record {
         Record::Export(export)
+    }
+}
+
+impl From<WatchRecord> for Record {
+    fn from(change: WatchRecord) -> Record {
+        Record::Watch(change)
+    }
+}
+
+impl From<SyncRecord> for Record {
+    fn from(sync: SyncRecord) -> Record {
+        Record::Sync(sync)
     }
 }
 

@@ -6,6 +6,8 @@ pub(crate) mod export;
 pub(crate) mod list;
 pub(crate) mod prepare;
 pub(crate) mod status;
+pub(crate) mod sync_keys;
+pub(crate) mod watch;
 
 use lib_cli::{Failure, Kind, Session, selectors};
 use lib_model::Exit;

@@ -7,6 +7,7 @@ use lib_ws::{Mode, Prepare};
 
 use super::Rig;
 use crate::cli::{ModeArg, PrepareArgs};
+use crate::guest;
 
 pub(crate) fn run(session: &mut Session, args: PrepareArgs) -> Result<(), Failure> {
     let (vm, source) = targets(&args.words, stdin_is_data(), |word| {
@@ -21,6 +22,11 @@ pub(crate) fn run(session: &mut Session, args: PrepareArgs) -> Result<(), Failur
             let note = |text: &str| session.note(text);
             lib_ws::prepare(&mut rig.env(session, &note), &vm, &request)?
         };
+        if record.git {
+            let agent = guest::of(session, &vm);
+            let user = request.user.as_deref();
+            lib_ws::introduce(&agent, &record.source, user, &|text| session.note(text));
+        }
         session.output.emit(record)
     })
 }
