@@ -21,7 +21,7 @@ pub(crate) use create::{CreateArgs, WorkerArgs};
 pub(crate) use machine::{MachineArgs, ProxyChoice, Pull};
 pub(crate) use operation::{OpArgs, OpVerb, OperationsArgs};
 pub(crate) use port::{PortsArgs, PublishArgs};
-pub(crate) use process::{ExecArgs, ProcessArgs, RunArgs};
+pub(crate) use process::{ExecArgs, ProcessArgs, RunArgs, ToolArgs};
 pub(crate) use report::{EventsArgs, LogsArgs, PingArgs, StatsArgs};
 pub(crate) use ssh::{SshArgs, SshConfigArgs, SshKnownHostsArgs, SshProxyArgs};
 pub(crate) use up::UpArgs;

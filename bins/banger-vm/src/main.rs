@@ -7,8 +7,10 @@ mod described;
 mod follow;
 mod guest;
 mod resolve;
+mod sync;
 mod target;
 mod worker;
+mod workspace;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

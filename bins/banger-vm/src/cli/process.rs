@@ -1,5 +1,7 @@
 //! Commands in guests: `run` and `exec`.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use clap::builder::ValueHint;
 use clap_complete::engine::ArgValueCompleter;
@@ -35,16 +37,46 @@ pub(crate) struct ProcessArgs {
     pub(crate) timeout: Option<u64>,
 }
 
+/// The tools of a workspace.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ToolArgs {
+    /// Do not have the guest's mise install the tools that the workspace asks for, and run without it
+    #[arg(long)]
+    pub(crate) no_bootstrap: bool,
+}
+
 #[derive(Debug, Args)]
 #[command(after_help = "\
+DIR is a path (it has a slash, or is . or ..) of a git repository, which goes into the VM as with banger-ws
+prepare; the command runs in it. When it left changes there, the VM is kept, stopped, unless --rm or
+--export says otherwise, and you are told how to get them.
+
 Examples:
   banger-vm run debian:12 -- uname -a
+  banger-vm run debian:12 ./repo -- make test
+  banger-vm run --export fix.patch debian:12 . -- ./fix.sh
   banger-vm run -- make test                 a default image, made once
   banger-vm run --network none alpine        a shell")]
 pub(crate) struct RunArgs {
     /// Name, id or registry reference; the configured or the host's own if not given; - reads a record
     #[arg(add = ArgValueCompleter::new(lib_cli::images))]
     pub(crate) image: Option<String>,
+
+    /// Repository that the command works on, in a copy
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath, conflicts_with = "workspace")]
+    pub(crate) directory: Option<PathBuf>,
+
+    /// The same, for any directory name
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) workspace: Option<PathBuf>,
+
+    /// Remove the VM also when its workspace has changes
+    #[arg(long, conflicts_with_all = ["keep", "export"])]
+    pub(crate) rm: bool,
+
+    /// Write what changed in the workspace as a patch to this file, then remove the VM
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) export: Option<PathBuf>,
 
     /// Name of the VM while it lives
     #[arg(long, short)]
@@ -60,6 +92,9 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) process: ProcessArgs,
 
+    #[command(flatten)]
+    pub(crate) tools: ToolArgs,
+
     /// Command and arguments; the image's own if not given
     #[arg(last = true, value_hint = ValueHint::CommandWithArguments)]
     pub(crate) command: Vec<String>,
@@ -68,6 +103,7 @@ pub(crate) struct RunArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Without VM, VM records are read from standard input, and the command gets no standard input.
+A VM with a workspace runs the command there, unless --workdir or --no-workspace says otherwise.
 
 Examples:
   banger-vm exec dev -- ls /
@@ -80,6 +116,17 @@ pub(crate) struct ExecArgs {
 
     #[command(flatten)]
     pub(crate) process: ProcessArgs,
+
+    /// Run where a VM without a workspace would
+    #[arg(long)]
+    pub(crate) no_workspace: bool,
+
+    /// Send what changed on this machine since the workspace was prepared first
+    #[arg(long, conflicts_with = "no_workspace")]
+    pub(crate) auto_prepare: bool,
+
+    #[command(flatten)]
+    pub(crate) tools: ToolArgs,
 
     /// Command and arguments; a login shell if not given
     #[arg(last = true, value_hint = ValueHint::CommandWithArguments)]

@@ -9,9 +9,10 @@ use lib_model::{
 };
 use lib_store::{Locks, Store, VmGuard, VmRow};
 use lib_vm::{Control, CreateRequest, Created, Interrupt, Network, Processes, VmError};
+use lib_ws::Files;
 
 use crate::cli::{CreateArgs, MachineArgs, ProxyChoice};
-use crate::{resolve, worker};
+use crate::{resolve, sync, worker};
 
 const DEFAULT_MEMORY: ByteSize = ByteSize(1 << 30);
 const DEFAULT_DISK: ByteSize = ByteSize(10 << 30);
@@ -21,6 +22,7 @@ pub(crate) fn run(session: &mut Session, mut args: CreateArgs) -> Result<(), Fai
     let config = Config::load(&Environment::process())?;
     args.machine = args.machine.configured(&config);
     request(args.name.as_ref(), &args.machine, false).check()?;
+    let files = sync::files(session, &config)?;
     let mut store = session.store()?;
     let mut locks = session.locks();
     let from_records = match args.image.as_deref() {
@@ -30,7 +32,7 @@ pub(crate) fn run(session: &mut Session, mut args: CreateArgs) -> Result<(), Fai
     };
     if !from_records {
         let image = args.image.as_deref().or(config.default.image.as_deref());
-        return one(session, &mut store, &mut locks, image, &args);
+        return one(session, &mut store, &mut locks, image, &args, &files);
     }
     let mut made = 0;
     for record in StdinRecords::new("image") {
@@ -56,6 +58,7 @@ pub(crate) fn run(session: &mut Session, mut args: CreateArgs) -> Result<(), Fai
             &mut locks,
             Some(image.id.as_str()),
             &args,
+            &files,
         )?;
     }
     Ok(())
@@ -67,6 +70,7 @@ fn one(
     locks: &mut Locks,
     image: Option<&str>,
     args: &CreateArgs,
+    files: &Files,
 ) -> Result<(), Failure> {
     if args.detach {
         let id = worker::begin(session, store, args, image)?;
@@ -76,7 +80,7 @@ fn one(
             ..record
         });
     }
-    let vm = make(session, store, locks, image, args, None)?;
+    let vm = make(session, store, locks, image, args, files, None)?;
     session
         .output
         .emit(lib_vm::record(&session.context, &vm, true))
@@ -92,7 +96,9 @@ pub(crate) fn for_operation(
 ) -> Result<(), Failure> {
     let id = VmId::random().map_err(|error| Failure::io("name a VM", error))?;
     store.set_operation_vm(operation, &id)?;
-    make(session, store, locks, args.image.as_deref(), args, Some(id)).map(drop)
+    let files = sync::files(session, &Config::load(&Environment::process())?)?;
+    let image = args.image.as_deref();
+    make(session, store, locks, image, args, &files, Some(id)).map(drop)
 }
 
 fn make(
@@ -101,6 +107,7 @@ fn make(
     locks: &mut Locks,
     image: Option<&str>,
     args: &CreateArgs,
+    files: &Files,
     id: Option<VmId>,
 ) -> Result<VmRow, Failure> {
     let image = resolve::image(session, store, locks, image, args.machine.pull)?;
@@ -116,6 +123,7 @@ fn make(
         give_up_if_interrupted(session, store, locks, &made)?;
     } else {
         boot(session, store, locks, &made, args.machine.boot_timeout)?;
+        sync::deliver(session, &made.created.vm, files, true);
     }
     Ok(made.created.vm)
 }

@@ -13,6 +13,7 @@ use lib_vm::{Life, VmError};
 
 use crate::OWN_FAILURE;
 use crate::cli::{ExecArgs, ProcessArgs};
+use crate::workspace;
 
 /// What the command reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,19 +54,33 @@ fn run_inner(session: &mut Session, args: ExecArgs) -> Result<u8, Failure> {
     };
     let selectors = selectors(&named, Kind::Vm)?;
     // An exec must be quick, so it sweeps nothing.
-    let store = session.store_to_read()?;
+    let mut store = match args.auto_prepare {
+        true => session.store()?,
+        false => session.store_to_read()?,
+    };
+    let mut locks = session.locks();
+    let choice = workspace::Choice {
+        none: args.no_workspace,
+        prepare: args.auto_prepare,
+    };
     let mut status = 0;
     lib_cli::for_each(selectors, |name| {
         let vm = store.vm(name)?;
         let interactive = args.command.is_empty();
-        let one = in_guest(
-            session,
-            &vm,
-            &args.process,
-            args.command.clone(),
-            interactive,
-            input,
-        )?;
+        let mut process = args.process.clone();
+        let mut argv = args.command.clone();
+        let found = workspace::of(session, &mut store, &mut locks, &vm, &process, choice)?;
+        if let Some(found) = &found {
+            workspace::enter(session, &vm, found, &mut process, &args.tools, &mut argv)?;
+        }
+        let one = in_guest(session, &vm, &process, argv, interactive, input);
+        let one = one.map_err(|failure| match &found {
+            Some(found) if gone(&failure, &found.path) => failure.hint(format!(
+                "banger-ws prepare {}   (or: banger-vm exec --no-workspace {} …)",
+                vm.name, vm.name
+            )),
+            _ => failure,
+        })?;
         if status == 0 {
             status = one;
         }
@@ -144,6 +159,12 @@ pub(crate) fn in_guest(
         Ok(outcome) => Ok(outcome.status()),
         Err(error) => Err(failure(session, vm, error)),
     }
+}
+
+/// The directory that the command was to run in is not there any more.
+fn gone(failure: &Failure, directory: &str) -> bool {
+    let told = failure.parts().0.first();
+    told.is_some_and(|told| told.ends_with(directory) && told.contains("directory in the guest"))
 }
 
 fn failure(session: &Session, vm: &VmRow, error: lib_guest::Error) -> Failure {

@@ -14,6 +14,7 @@ pub(crate) mod prune;
 pub(crate) mod publish;
 pub(crate) mod reconcile;
 pub(crate) mod run;
+pub(crate) mod run_workspace;
 pub(crate) mod set;
 pub(crate) mod ssh;
 pub(crate) mod ssh_config;

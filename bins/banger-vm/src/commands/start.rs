@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use lib_cli::{Failure, Session};
+use lib_config::{Config, Environment};
 use lib_vm::Interrupt;
 
 use crate::cli::StartArgs;
-use crate::target;
+use crate::{sync, target};
 
 /// Boots the VMs; one that runs already is only waited for.
 pub(crate) fn run(session: &mut Session, args: &StartArgs) -> Result<(), Failure> {
+    let files = sync::files(session, &Config::load(&Environment::process())?)?;
     let mut store = session.store()?;
     let mut locks = session.locks();
     let patience = Duration::from_secs(args.boot_timeout);
@@ -23,6 +25,9 @@ pub(crate) fn run(session: &mut Session, args: &StartArgs) -> Result<(), Failure
             session.note(text)
         })?;
         drop(guard);
+        if started.changed {
+            sync::deliver(session, &vm, &files, true);
+        }
         session
             .output
             .emit(lib_vm::record(&session.context, &vm, started.changed))

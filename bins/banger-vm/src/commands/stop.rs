@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use lib_cli::{Failure, Session};
+use lib_config::{Config, Environment};
 use lib_vm::Interrupt;
 
 use crate::cli::{StopArgs, VmsArgs};
-use crate::target;
+use crate::{sync, target};
 
 /// How long a guest has to shut down when nobody says otherwise.
 pub(crate) const DEFAULT_GRACE: Duration = Duration::from_secs(20);
@@ -30,6 +31,7 @@ pub(crate) fn stop(session: &mut Session, args: &StopArgs) -> Result<(), Failure
 
 /// Shuts the VMs down and boots them again.
 pub(crate) fn restart(session: &mut Session, args: &StopArgs) -> Result<(), Failure> {
+    let files = sync::files(session, &Config::load(&Environment::process())?)?;
     let mut store = session.store()?;
     let mut locks = session.locks();
     let grace = Duration::from_secs(args.grace);
@@ -44,6 +46,7 @@ pub(crate) fn restart(session: &mut Session, args: &StopArgs) -> Result<(), Fail
             session.note(text)
         })?;
         drop(guard);
+        sync::deliver(session, &vm, &files, true);
         session
             .output
             .emit(lib_vm::record(&session.context, &vm, true))
