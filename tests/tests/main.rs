@@ -42,6 +42,8 @@ mod system;
 mod systemd;
 mod up;
 mod workspace;
+mod workspace_exec;
+mod workspace_run;
 
 /// A file that nobody declares would never run.
 #[test]
