@@ -16,7 +16,7 @@ fn the_real_resolved_asks_the_server_of_names() {
     let archive = sandbox.path("image.tar");
     let image = sandbox.fixtures().resolved().expect("cargo xtask made it");
     image
-        .write_archive(&archive, "host")
+        .write_archive(&archive, "resolved")
         .expect("the sandbox can be written");
     sandbox
         .sh(&format!(
@@ -26,7 +26,7 @@ fn the_real_resolved_asks_the_server_of_names() {
         .ok();
     std::fs::remove_file(archive).expect("it was just written");
     sandbox
-        .sh("banger-vm create --quiet --name host --network user --memory 768M host")
+        .sh("banger-vm create --quiet --name host --network user --memory 768M resolved")
         .ok();
     let on = |line: &str| sandbox.sh(&format!("banger-vm exec host -- {line}"));
     on("systemctl is-system-running --wait");
