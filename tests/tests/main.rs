@@ -44,6 +44,7 @@ mod up;
 mod workspace;
 mod workspace_exec;
 mod workspace_run;
+mod workspaces;
 
 /// A file that nobody declares would never run.
 #[test]

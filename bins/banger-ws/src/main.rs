@@ -44,4 +44,9 @@ mod tests {
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
     }
+
+    #[test]
+    fn the_manual_and_the_completions_are_those_of_the_tree() {
+        lib_generated::keep(Cli::command());
+    }
 }
