@@ -37,7 +37,7 @@ fn forward(sandbox: &Sandbox, arguments: &str) -> Value {
     let records: Vec<Value> = checks
         .stdout
         .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
+        .map(|line| serde_json::from_str(line).expect("a line is JSON"))
         .collect();
     let named = |name: &str| records.iter().find(|check| check["name"] == name);
     for name in ["daemon", "bridge", "packet"] {

@@ -184,7 +184,7 @@ fn every_end_starts_and_ends_jails() {
 
 /// The process that has the socket's other side, as `SO_PEERCRED` of a pair cannot say: the one of that uid.
 fn jailed(uid: u32) -> u32 {
-    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let processes = fs::read_dir("/proc").expect("/proc is there").flatten();
     let mut found: Vec<u32> = processes
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .filter(|pid| field(*pid, "Uid:").starts_with(&format!("{uid}\t")))

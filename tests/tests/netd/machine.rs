@@ -176,21 +176,21 @@ fn inside() {
 /// A tap and a jail go on while daemons come and go.
 fn living_vms(ops: &mut Client) {
     let reservation = reserve(ops, 1);
-    let (_, tap) = ops.attach(vm(1)).unwrap();
+    let (_, tap) = ops.attach(vm(1)).expect("it works in the machine");
     let interface = PathBuf::from(format!("/sys/class/net/{}", reservation.interface));
     let log = OpenOptions::new()
         .append(true)
         .create(true)
         .open("/root/log")
-        .unwrap();
-    fs::write("/root/file", "x").unwrap();
-    let file = File::open("/root/file").unwrap();
-    let (_ours, theirs) = UnixStream::pair().unwrap();
+        .expect("it works in the machine");
+    fs::write("/root/file", "x").expect("it works in the machine");
+    let file = File::open("/root/file").expect("it works in the machine");
+    let (_ours, theirs) = UnixStream::pair().expect("it works in the machine");
     let machine = Machine {
         acceleration: Acceleration::Emulation,
         cpus: 1,
         memory_mib: 64,
-        kernel_arguments: KernelArguments::try_from("quiet").unwrap(),
+        kernel_arguments: KernelArguments::try_from("quiet").expect("it works in the machine"),
         network: false,
         disks: Vec::new(),
     };
@@ -203,19 +203,23 @@ fn living_vms(ops: &mut Client) {
         socket,
         socket,
     ];
-    let (jail, process) = ops.launch(vm(1), machine, &descriptors).unwrap();
+    let (jail, process) = ops
+        .launch(vm(1), machine, &descriptors)
+        .expect("it works in the machine");
     let scope = format!("banger-jail-{}.scope", vm(1));
     let place = format!("/banger.slice/{scope}");
     assert_eq!(property(&scope, "ControlGroup"), place);
-    let processes = fs::read_to_string(format!("/sys/fs/cgroup{place}/cgroup.procs")).unwrap();
+    let processes = fs::read_to_string(format!("/sys/fs/cgroup{place}/cgroup.procs"))
+        .expect("it works in the machine");
     let pid = processes.trim().to_owned();
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let status =
+        fs::read_to_string(format!("/proc/{pid}/status")).expect("it works in the machine");
     assert!(
         status.contains(&format!("Uid:\t{0}\t{0}\t{0}\t{0}", jail.uid)),
         "{status}"
     );
     assert!(status.contains("CapBnd:\t0000000000000000"), "{status}");
-    let before = ops.list().unwrap();
+    let before = ops.list().expect("it works in the machine");
     for how in ["restart", "kill", "stop and ask"] {
         if how.starts_with("stop") {
             run("systemctl", &["stop", "banger-netd.service"]);
@@ -223,20 +227,37 @@ fn living_vms(ops: &mut Client) {
         }
         *ops = match how {
             "restart" | "kill" => end_daemon(how),
-            _ => Client::connect(Path::new(SOCKET)).unwrap(),
+            _ => Client::connect(Path::new(SOCKET)).expect("it works in the machine"),
         };
         assert!(interface.exists(), "{how}");
-        assert_eq!(ops.list().unwrap(), before, "{how}");
-        assert!(ops.signal(vm(1), None).unwrap().1.running, "{how}");
+        assert_eq!(
+            ops.list().expect("it works in the machine"),
+            before,
+            "{how}"
+        );
+        assert!(
+            ops.signal(vm(1), None)
+                .expect("it works in the machine")
+                .1
+                .running,
+            "{how}"
+        );
     }
-    assert!(ops.signal(vm(1), Some(Signal::Kill)).unwrap().0);
+    assert!(
+        ops.signal(vm(1), Some(Signal::Kill))
+            .expect("it works in the machine")
+            .0
+    );
     let mut polled = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
-    assert_eq!(poll(&mut polled, PollTimeout::from(60_000_u16)).unwrap(), 1);
+    assert_eq!(
+        poll(&mut polled, PollTimeout::from(60_000_u16)).expect("it works in the machine"),
+        1
+    );
     eventually("its scope goes", PATIENCE, || {
         (property(&scope, "ActiveState") == "inactive").then_some(())
     });
     drop(tap);
-    ops.release(vm(1)).unwrap();
+    ops.release(vm(1)).expect("it works in the machine");
 }
 
 const IMAGE: &str = "/root/disks/image";
@@ -249,23 +270,25 @@ fn open(path: &str) -> File {
         .read(true)
         .write(true)
         .open(path)
-        .unwrap()
+        .expect("it works in the machine")
 }
 
 /// New files of ours alone.
 fn disks() -> (File, File) {
-    fs::create_dir_all("/root/disks").unwrap();
-    fs::write(IMAGE, vec![7; LENGTH as usize]).unwrap();
-    fs::write(EXCEPTIONS, vec![0; 1 << 20]).unwrap();
+    fs::create_dir_all("/root/disks").expect("it works in the machine");
+    fs::write(IMAGE, vec![7; LENGTH as usize]).expect("it works in the machine");
+    fs::write(EXCEPTIONS, vec![0; 1 << 20]).expect("it works in the machine");
     for path in [IMAGE, EXCEPTIONS] {
-        fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
+        fs::set_permissions(path, Permissions::from_mode(0o600)).expect("it works in the machine");
     }
     (open(IMAGE), open(EXCEPTIONS))
 }
 
 /// Devices of the mapper that carry our prefix.
 fn mapped() -> usize {
-    let devices = fs::read_dir("/sys/block").unwrap().flatten();
+    let devices = fs::read_dir("/sys/block")
+        .expect("it works in the machine")
+        .flatten();
     let names = devices.filter_map(|entry| fs::read_to_string(entry.path().join("dm/name")).ok());
     names
         .filter(|name| name.starts_with("banger-netd-"))
@@ -280,7 +303,9 @@ fn nothing_is_left() {
 
 fn block(device: &File, at: u64) -> u8 {
     let mut block = [0; 512];
-    device.read_exact_at(&mut block, at).unwrap();
+    device
+        .read_exact_at(&mut block, at)
+        .expect("it works in the machine");
     assert!(block.iter().all(|byte| *byte == block[0]));
     block[0]
 }
@@ -289,8 +314,17 @@ fn block(device: &File, at: u64) -> u8 {
 fn snapshots(ops: &mut Client) {
     let (image, exceptions) = disks();
     reserve(ops, 2);
-    let device = File::from(ops.snapshot(vm(2), &image, &exceptions, SIZE).unwrap());
-    assert!(device.metadata().unwrap().file_type().is_block_device());
+    let device = File::from(
+        ops.snapshot(vm(2), &image, &exceptions, SIZE)
+            .expect("it works in the machine"),
+    );
+    assert!(
+        device
+            .metadata()
+            .expect("it works in the machine")
+            .file_type()
+            .is_block_device()
+    );
     assert_eq!((mapped(), loops(Path::new("/root/disks"))), (2, 2));
     let refused = ops.snapshot(vm(2), &image, &exceptions, SIZE).unwrap_err();
     assert_eq!(refused.code(), Some(Code::Busy), "{refused}");
@@ -302,26 +336,36 @@ fn snapshots(ops: &mut Client) {
         ),
         (7, 0, 0)
     );
-    device.write_all_at(&[9; 512], 4096).unwrap();
-    device.write_all_at(&[8; 512], SIZE - 512).unwrap();
-    device.sync_all().unwrap();
+    device
+        .write_all_at(&[9; 512], 4096)
+        .expect("it works in the machine");
+    device
+        .write_all_at(&[8; 512], SIZE - 512)
+        .expect("it works in the machine");
+    device.sync_all().expect("it works in the machine");
     // The daemon is no part of it.
     *ops = end_daemon("kill");
     assert_eq!((block(&device, 4096), block(&device, 8192)), (9, 7));
     drop(device);
     nothing_is_left();
     let mut bytes = Vec::new();
-    File::open(IMAGE).unwrap().read_to_end(&mut bytes).unwrap();
+    File::open(IMAGE)
+        .expect("it works in the machine")
+        .read_to_end(&mut bytes)
+        .unwrap();
     assert!(
         bytes.iter().all(|byte| *byte == 7),
         "the image is as it was"
     );
     // The exceptions are kept in their file.
-    let device = File::from(ops.snapshot(vm(2), &image, &exceptions, SIZE).unwrap());
+    let device = File::from(
+        ops.snapshot(vm(2), &image, &exceptions, SIZE)
+            .expect("it works in the machine"),
+    );
     assert_eq!((block(&device, 4096), block(&device, SIZE - 512)), (9, 8));
     // Given back while somebody has it: it goes when that one closes it.
-    assert!(ops.unmap(vm(2)).unwrap().0);
-    ops.release(vm(2)).unwrap();
+    assert!(ops.unmap(vm(2)).expect("it works in the machine").0);
+    ops.release(vm(2)).expect("it works in the machine");
     assert_eq!(block(&device, 4096), 9);
     drop(device);
     nothing_is_left();
@@ -332,7 +376,7 @@ fn child(points: &str) -> Client {
     command
         .args(["--state", "/root/state"])
         .env(banger_failpoint::VARIABLE, points);
-    Client::child(command).unwrap()
+    Client::child(command).expect("it works in the machine")
 }
 
 fn each_step_of_a_snapshot_fails_once() {
@@ -340,10 +384,14 @@ fn each_step_of_a_snapshot_fails_once() {
     let log = "/root/points";
     let mut recorded = child(&format!("record={log}"));
     reserve(&mut recorded, 3);
-    drop(recorded.snapshot(vm(3), &image, &exceptions, SIZE).unwrap());
+    drop(
+        recorded
+            .snapshot(vm(3), &image, &exceptions, SIZE)
+            .expect("it works in the machine"),
+    );
     drop(recorded);
     nothing_is_left();
-    let text = fs::read_to_string(log).unwrap();
+    let text = fs::read_to_string(log).expect("it works in the machine");
     let mut counts = std::collections::HashMap::new();
     let mut failed = 0;
     for point in text.lines().filter_map(|line| line.rsplit(' ').next()) {
@@ -368,7 +416,7 @@ fn each_step_of_a_snapshot_fails_once() {
     drop(client);
     assert_eq!(mapped(), 2);
     let mut client = child("");
-    assert!(client.unmap(vm(3)).unwrap().0);
+    assert!(client.unmap(vm(3)).expect("it works in the machine").0);
     nothing_is_left();
     // The same for a VM that is not reserved any more.
     let mut client = child("netd.dm.remove#1=kill");
@@ -376,8 +424,13 @@ fn each_step_of_a_snapshot_fails_once() {
         .snapshot(vm(3), &image, &exceptions, SIZE)
         .unwrap_err();
     drop(client);
-    fs::remove_dir_all("/root/state").unwrap();
-    assert!(child("").gc(store(), Vec::new(), 0).unwrap().0);
+    fs::remove_dir_all("/root/state").expect("it works in the machine");
+    assert!(
+        child("")
+            .gc(store(), Vec::new(), 0)
+            .expect("it works in the machine")
+            .0
+    );
     nothing_is_left();
     println!("{failed} steps failed and were undone");
 }
@@ -389,7 +442,7 @@ fn scores() {
         ("alone", THRESHOLDS[0]),
     ] {
         if what == "alone" {
-            fs::remove_dir_all(DROP_INS).unwrap();
+            fs::remove_dir_all(DROP_INS).expect("it works in the machine");
             run("systemctl", &["daemon-reload"]);
         }
         let threshold = format!("--threshold={threshold}");
