@@ -63,7 +63,7 @@ fn lasting(sandbox: &Sandbox) {
             .matches("SSH2_MSG_NEWKEYS received")
             .count();
         assert!(
-            agreements > 3,
+            agreements >= 3,
             "{agreements} agreements on keys: {direction}"
         );
     }
@@ -72,7 +72,9 @@ fn lasting(sandbox: &Sandbox) {
         "banger-vm ssh -o ServerAliveInterval=1 -o ServerAliveCountMax=2 -o LogLevel=DEBUG3 t -- 'sleep 4; echo quiet'",
     );
     assert_eq!(quiet.ok(), "quiet\n");
-    assert!(quiet.stderr.contains("keepalive@openssh.com"), "{quiet}");
+    // SSH_MSG_REQUEST_FAILURE (RFC 4254, section 4): the question is answered, though nobody knows it.
+    let answers = quiet.stderr.matches("receive packet: type 82").count();
+    assert!(answers >= 2, "{answers} answers: {quiet}");
 }
 
 /// Dropbear as the image's own server.

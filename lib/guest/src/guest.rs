@@ -58,13 +58,19 @@ impl Guest {
         &self.socket
     }
 
-    /// Opens a raw stream to a mux port of the guest.
+    /// Opens a raw stream to a mux port of the guest, on which both sides may be silent for as long as they like.
     ///
     /// # Errors
     /// [`Error::Connect`], [`Error::Refused`], [`Error::NoAnswer`].
     pub fn dial(&self, port: u32) -> Result<UnixStream> {
         let deadline = Instant::now() + self.answer_timeout;
-        Ok(self.dial_until(port, deadline, None)?.0)
+        let (stream, _) = self.dial_until(port, deadline, None)?;
+        // The deadline was for the answer.
+        stream
+            .set_read_timeout(None)
+            .and_then(|()| stream.set_write_timeout(None))
+            .map_err(|error| self.lost(error))?;
+        Ok(stream)
     }
 
     /// Any signal of the caller's gives up: there is no command yet that could get it. A new size of
