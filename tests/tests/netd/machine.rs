@@ -1,5 +1,6 @@
 //! The daemon under the real systemd and with the real device mapper, in one machine that banger boots for all of it. A
 //! copy of this test program is what runs inside.
+#![allow(clippy::print_stdout, reason = "what was tried is part of the result")]
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Read;
@@ -161,10 +162,10 @@ fn end_daemon(how: &str) -> Client {
 fn inside() {
     // Nothing runs until somebody asks.
     assert_eq!(property("banger-netd.service", "ActiveState"), "inactive");
-    let mut ops = Client::connect(Path::new(SOCKET)).unwrap();
-    assert!(ops.up().unwrap().0);
+    let mut ops = Client::connect(Path::new(SOCKET)).expect("it works in the machine");
+    assert!(ops.up().expect("it works in the machine").0);
     assert_eq!(property("banger-netd.service", "ActiveState"), "active");
-    let stat = fs::metadata(SOCKET).unwrap();
+    let stat = fs::metadata(SOCKET).expect("it works in the machine");
     assert_eq!(stat.permissions().mode() & 0o777, 0o660);
 
     living_vms(&mut ops);
@@ -326,7 +327,9 @@ fn snapshots(ops: &mut Client) {
             .is_block_device()
     );
     assert_eq!((mapped(), loops(Path::new("/root/disks"))), (2, 2));
-    let refused = ops.snapshot(vm(2), &image, &exceptions, SIZE).unwrap_err();
+    let refused = ops
+        .snapshot(vm(2), &image, &exceptions, SIZE)
+        .expect_err("it is refused");
     assert_eq!(refused.code(), Some(Code::Busy), "{refused}");
     assert_eq!(
         (
@@ -352,7 +355,7 @@ fn snapshots(ops: &mut Client) {
     File::open(IMAGE)
         .expect("it works in the machine")
         .read_to_end(&mut bytes)
-        .unwrap();
+        .expect("it works in the machine");
     assert!(
         bytes.iter().all(|byte| *byte == 7),
         "the image is as it was"
@@ -412,7 +415,7 @@ fn each_step_of_a_snapshot_fails_once() {
     let mut client = child("netd.dm.remove#1=kill");
     client
         .snapshot(vm(3), &image, &exceptions, SIZE)
-        .unwrap_err();
+        .expect_err("it is refused");
     drop(client);
     assert_eq!(mapped(), 2);
     let mut client = child("");
@@ -422,7 +425,7 @@ fn each_step_of_a_snapshot_fails_once() {
     let mut client = child("netd.dm.remove#1=kill");
     client
         .snapshot(vm(3), &image, &exceptions, SIZE)
-        .unwrap_err();
+        .expect_err("it is refused");
     drop(client);
     fs::remove_dir_all("/root/state").expect("it works in the machine");
     assert!(
