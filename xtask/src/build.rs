@@ -56,14 +56,19 @@ impl Profile {
 pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root());
-    // What `cargo run` says of xtask: build scripts that watch it would run again each time.
+    without_our_own(&mut cargo);
+    cargo
+}
+
+/// Takes away what `cargo run` says of xtask: build scripts that watch it would run again each time, and all that depends
+/// on them would be built again.
+pub(crate) fn without_our_own(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
-            cargo.env_remove(&name);
+            command.env_remove(&name);
         }
     }
-    cargo
 }
 
 /// The workspace.

@@ -43,7 +43,7 @@ use std::rc::Rc;
 use jail::Jails;
 use journal::Journal;
 use links::Links;
-use network::Network;
+use network::{Network, Through};
 use nft::Nft;
 use options::{Options, Serve};
 use resolved::Resolved;
@@ -151,15 +151,17 @@ async fn serve(options: Options, journal: Journal) -> io::Result<()> {
         options.pool,
         options.limits.clone(),
         journal,
-        Links::new(handle),
-        Nft::new(options.nft.clone()),
-        Resolved::new(options.resolvectl.clone()),
-        options.offered(),
-        Jails {
-            qemu: options.qemu.clone(),
-            first_uid: options.first_uid,
-            root: options.state.join("jail"),
+        Through {
+            links: Links::new(handle),
+            nft: Nft::new(options.nft.clone()),
+            resolved: Resolved::new(options.resolvectl.clone()),
+            jails: Jails {
+                qemu: options.qemu.clone(),
+                first_uid: options.first_uid,
+                root: options.state.join("jail"),
+            },
         },
+        options.offered(),
     );
     if let Err(refusal) = network.recover().await {
         // Each request tries again, and tells its caller.

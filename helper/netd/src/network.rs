@@ -16,6 +16,14 @@ use crate::pool::{Pool, mac};
 use crate::resolved::Resolved;
 use crate::{PROGRAM, audit, firewall, forwarding, names, netfilter, rules};
 
+/// What it acts through.
+pub(crate) struct Through {
+    pub(crate) links: Links,
+    pub(crate) nft: Nft,
+    pub(crate) resolved: Resolved,
+    pub(crate) jails: Jails,
+}
+
 pub(crate) struct Network {
     pub(crate) bridge: InterfaceName,
     pub(crate) pool: Pool,
@@ -40,11 +48,8 @@ impl Network {
         pool: Pool,
         limits: Limits,
         journal: Journal,
-        links: Links,
-        nft: Nft,
-        resolved: Resolved,
+        through: Through,
         offered: Vec<Feature>,
-        jails: Jails,
     ) -> Self {
         let latest = journal.kept().values().max_by_key(|kept| kept.reserved_ms);
         Network {
@@ -53,11 +58,11 @@ impl Network {
             pool,
             limits,
             journal,
-            links,
-            nft,
-            resolved,
+            links: through.links,
+            nft: through.nft,
+            resolved: through.resolved,
             offered,
-            jails,
+            jails: through.jails,
             attached: HashSet::new(),
             loaded: false,
         }

@@ -115,7 +115,7 @@ impl Bench {
         let directory = self.directory.path().join("floor-libexec");
         fs::create_dir(&directory)?;
         fs::copy(
-            build::static_example("banger-agent", "floor")?,
+            build::static_example("banger-agent", "boot_floor")?,
             directory.join("banger-agent"),
         )?;
         let monitor = "banger-monitor";

@@ -34,7 +34,7 @@ pub(super) async fn run(
         Access::ReadWrite,
     )?;
     let length = image.metadata().map_err(failed("look at the image"))?.len();
-    if size == 0 || size % BLOCK != 0 || length % SECTOR != 0 || size < length {
+    if size == 0 || !size.is_multiple_of(BLOCK) || !length.is_multiple_of(SECTOR) || size < length {
         let message = format!(
             "{size} bytes for an image of {length}: must be a multiple of {BLOCK} and not smaller than the image"
         );

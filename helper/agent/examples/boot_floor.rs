@@ -83,7 +83,12 @@ fn wanted(path: &str) -> bool {
     let file = file.trim_start_matches(|c: char| c.is_ascii_digit());
     let name = file.trim_start_matches('-').split('.').next();
     let name = name.unwrap_or_default().replace('-', "_");
-    !on_demand::SNAPSHOT.contains(&&*name) && !on_demand::SHARE.contains(&&*name)
+    let others = [
+        &on_demand::SNAPSHOT[..],
+        &on_demand::PLAN9,
+        &on_demand::VIRTIOFS,
+    ];
+    !others.concat().contains(&&*name)
 }
 
 fn attach(
