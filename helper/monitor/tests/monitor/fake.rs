@@ -445,7 +445,16 @@ impl Guest {
                     format!("{}\n", rest.join(" ")).as_bytes(),
                 );
             }
-            ["endless-qmp"] => send_all(self.qmp.unwrap(), &vec![b'x'; 200_000]),
+            ["endless-qmp"] => {
+                let endless = vec![b'x'; 200_000];
+                let mut sent = 0;
+                // The monitor closes its end before it has read all.
+                while let Ok(count @ 1..) =
+                    send(self.qmp.unwrap(), &endless[sent..], MsgFlags::MSG_NOSIGNAL)
+                {
+                    sent += count;
+                }
+            }
             _ => panic!("{line:?}"),
         }
     }
