@@ -117,6 +117,13 @@ in
         '';
       }
       {
+        assertion = !(cfg.networking.enable && cfg.networking.dns.enable && cfg.networking.dns.route && !resolved);
+        message = ''
+          services.banger.networking.dns.route tells systemd-resolved, which is not enabled here. Set
+          services.resolved.enable, or leave the route away and send questions for `vm` to 127.83.0.53 by hand.
+        '';
+      }
+      {
         assertion = cfg.vms == { } || hostPlatform.isx86_64;
         message = ''
           services.banger.vms: banger's VMs are x86_64, and this system is ${hostPlatform.system}. Images can be

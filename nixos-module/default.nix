@@ -97,13 +97,13 @@ let
       ''
     );
     serviceConfig.ExecStartPost = lib.optional (vm.workspace != null) (
-      "${cfg.package}/bin/banger-ws prepare --quiet --vm ${name} ${vm.workspace}"
+      "${cfg.package}/bin/banger-ws prepare --quiet ${name} ${lib.escapeShellArg vm.workspace}"
     );
     path = [ config.nix.package ];
   };
 
-  netd = lib.escapeShellArgs (
-    [
+  netd =
+    lib.escapeShellArgs [
       "${cfg.package}/libexec/banger/banger-netd"
       "--allow-group"
       "banger"
@@ -114,7 +114,18 @@ let
       "--nft"
       "${pkgs.nftables}/bin/nft"
     ]
-  );
+    # What drop-ins offer, as in the unit.
+    + " $DISKS $JAILS";
+
+  # The first address of the pool is the host's.
+  gateway =
+    let
+      parts = lib.splitString "." (lib.head (lib.splitString "/" cfg.networking.pool));
+    in
+    lib.concatStringsSep "." (
+      lib.init parts ++ [ (toString (lib.toIntBase10 (lib.last parts) + 1)) ]
+    );
+  guestsAddress = "${gateway}:53";
 
   tmpfiles = lib.filter (line: line != "") (
     lib.splitString "\n" (builtins.readFile ../bins/banger/systemd/tmpfiles.conf)
@@ -195,6 +206,25 @@ in
         default = "10.83.0.0/16";
         example = "192.168.83.0/24";
         description = "Addresses of VMs. The first one is the host's; banger-netd chooses the others.";
+      };
+      dns = {
+        enable = mkOption {
+          type = types.bool;
+          default = true;
+          example = false;
+          description = ''
+            Names of VMs (`dev.vm`) for this host, and a resolver for guests on the bridge, where there is a bridge.
+          '';
+        };
+        route = mkOption {
+          type = types.bool;
+          default = config.services.resolved.enable;
+          defaultText = lib.literalExpression "config.services.resolved.enable";
+          description = ''
+            Have systemd-resolved ask it for `vm`, and for nothing else. Others are told by hand: it answers at
+            127.83.0.53.
+          '';
+        };
       };
       openFirewall = mkOption {
         type = types.bool;
@@ -359,6 +389,29 @@ in
       systemd.network.networks."70-banger" = {
         matchConfig.Name = "${cfg.networking.bridge} bgt*";
         linkConfig.Unmanaged = true;
+      };
+    })
+
+    (mkIf (cfg.networking.enable && cfg.networking.dns.enable) {
+      systemd.sockets.banger-dns.wantedBy = [ "sockets.target" ];
+      systemd.sockets.banger-dns-guests = {
+        wantedBy = [ "sockets.target" ];
+        socketConfig = {
+          # What the unit has first, and then the pool's.
+          ListenDatagram = [
+            ""
+            guestsAddress
+          ];
+          ListenStream = [ guestsAddress ];
+        };
+      };
+      systemd.services.banger-dns-route = mkIf cfg.networking.dns.route {
+        wantedBy = [ "multi-user.target" ];
+      };
+      # Guests may ask; banger-netd's own rules let nothing else of them in.
+      networking.firewall.interfaces.${cfg.networking.bridge} = {
+        allowedUDPPorts = [ 53 ];
+        allowedTCPPorts = [ 53 ];
       };
     })
 

@@ -42,6 +42,9 @@ in
     authorized-keys = list types.str [
       "ssh-ed25519 AAAA… ann"
     ] "Public keys, or absolute paths of files of keys, that may log in by SSH beside the store's own.";
+    file-sync = list types.str [
+      "~/.gitconfig"
+    ] "Files and directories of the home that VMs get at their start: `~/path`, or `~/path:` and a path in the guest.";
     mount-roots = list types.path [
       "/srv"
     ] "Directories below which guests may be shown some; empty: wherever they are the user's.";

@@ -40,6 +40,7 @@ let
         environment.pathsToLink = list;
         environment.etc = any;
         networking.firewall.allowedTCPPorts = list;
+        networking.firewall.interfaces = any;
         networking.networkmanager.unmanaged = list;
         networking.dhcpcd.denyInterfaces = list;
         nix.package = any;
