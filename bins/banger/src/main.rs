@@ -9,10 +9,6 @@ mod cli;
 mod config;
 mod system;
 
-/// The executables that people run, and what those run; `xtask/src/build.rs` builds them.
-const PROGRAMS: [&str; 4] = ["banger", "banger-image", "banger-net", "banger-vm"];
-const HELPERS: [&str; 3] = ["banger-monitor", "banger-agent", "banger-netd"];
-
 fn main() -> ExitCode {
     if let Some(failure) = delegate_completion() {
         failure.print(std::io::stderr());

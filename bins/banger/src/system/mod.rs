@@ -18,7 +18,7 @@ use lib_cli::Failure;
 use lib_model::{Exit, SCHEMA};
 
 use plan::{Place, digest};
-use units::ENABLED;
+use units::{ENABLED, RESOLVED, ROUTE};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SystemCommand {
@@ -183,6 +183,9 @@ impl Doer<'_> {
             "enable",
         ];
         enable.extend(ENABLED);
+        if self.place.at(Path::new(RESOLVED)).exists() {
+            enable.push(ROUTE);
+        }
         self.call("systemctl", &enable)
     }
 
@@ -206,9 +209,18 @@ impl Doer<'_> {
             "disable",
         ];
         disable.extend(ENABLED);
+        disable.push(ROUTE);
         self.call("systemctl", &disable)?;
         if self.live() {
-            self.call("systemctl", &["--quiet", "stop", "banger-netd.service"])?;
+            self.call(
+                "systemctl",
+                &[
+                    "--quiet",
+                    "stop",
+                    "banger-dns.service",
+                    "banger-netd.service",
+                ],
+            )?;
         }
         // An older version's file may be listed with more than one digest.
         let paths: BTreeSet<&PathBuf> = listed.iter().map(|(_, path)| path).collect();

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use lib_cli::Failure;
@@ -9,6 +10,9 @@ use lib_model::Exit;
 use sha2::{Digest, Sha256};
 
 use super::units::{NETWORK_MANAGER, UNITS};
+
+const WHOLE_TREE: &str =
+    "install from a whole tree: `cargo xtask build --release` makes one in target/release";
 
 /// Where a machine is installed to.
 #[derive(Debug, Clone)]
@@ -62,17 +66,28 @@ impl Place {
         let bin = program.parent().unwrap_or(Path::new("/"));
         let tree = bin.parent().unwrap_or(Path::new("/"));
         let mut files = Vec::new();
-        for name in crate::PROGRAMS {
+        let list = |directory: &Path| {
+            ours(directory).map_err(|error| {
+                Failure::new(
+                    Exit::Failed,
+                    format!("cannot list {}: {error}", directory.display()),
+                )
+                .hint(WHOLE_TREE)
+            })
+        };
+        let helpers = list(&tree.join("libexec/banger"))?;
+        for name in &helpers {
+            let place = Path::new("libexec/banger").join(name);
+            self.add(&mut files, &tree.join(&place), &place, 0o755)?;
+        }
+        // Where cargo builds for developers, helpers are beside the programs, too.
+        for name in list(bin)?.iter().filter(|name| !helpers.contains(name)) {
             self.add(
                 &mut files,
                 &bin.join(name),
                 &Path::new("bin").join(name),
                 0o755,
             )?;
-        }
-        for name in crate::HELPERS {
-            let place = Path::new("libexec/banger").join(name);
-            self.add(&mut files, &tree.join(&place), &place, 0o755)?;
         }
         for place in shared(tree).map_err(|error| Failure::io("list what is shared", error))? {
             self.add(&mut files, &tree.join(&place), &place, 0o644)?;
@@ -91,9 +106,7 @@ impl Place {
     fn add(&self, files: &mut Vec<File>, from: &Path, to: &Path, mode: u32) -> Result<(), Failure> {
         let content = fs::read(from).map_err(|error| {
             let message = format!("cannot read {}: {error}", from.display());
-            Failure::new(Exit::Failed, message).hint(
-                "install from a whole tree: `cargo xtask build --release` makes one in target/release",
-            )
+            Failure::new(Exit::Failed, message).hint(WHOLE_TREE)
         })?;
         files.push(File {
             path: self.prefix.join(to),
@@ -102,6 +115,22 @@ impl Place {
         });
         Ok(())
     }
+}
+
+/// Executables of banger in a directory, by name.
+fn ours(directory: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let stem = name == "banger" || name.starts_with("banger-");
+        let executable = entry.metadata()?.permissions().mode() & 0o100 != 0;
+        if stem && executable && !name.contains('.') && entry.path().is_file() {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
 }
 
 /// Manual and completions of the tree; a build without them is no less a build.

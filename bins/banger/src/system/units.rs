@@ -79,7 +79,16 @@ pub(crate) const NETWORK_MANAGER: Unit = unit!(
 );
 
 /// Those that are started with the machine.
-pub(crate) const ENABLED: &[&str] = &["banger-netd.socket", "banger-reconcile.timer"];
+pub(crate) const ENABLED: &[&str] = &[
+    "banger-netd.socket",
+    "banger-dns.socket",
+    "banger-dns-guests.socket",
+    "banger-reconcile.timer",
+];
+
+/// Only where systemd-resolved is, which it tells where names of VMs are answered.
+pub(crate) const ROUTE: &str = "banger-dns-route.service";
+pub(crate) const RESOLVED: &str = "/usr/lib/systemd/systemd-resolved";
 
 impl Unit {
     /// With the places of the programs below `prefix`.
