@@ -24,6 +24,11 @@ fn typed(sandbox: &Sandbox, shell: &str, lines: &[&str]) -> Outcome {
     terminal.finish()
 }
 
+/// The files of the tree.
+fn completions() -> String {
+    format!("{}/../completions", env!("CARGO_MANIFEST_DIR"))
+}
+
 /// Each line, completed: it runs `echo` with what stands there.
 const LINES: [(&str, &str); 5] = [
     ("banger-vm show alpha-o\t", "show alpha-one"),
@@ -42,13 +47,17 @@ fn bash_completes_live_names() {
         return;
     }
     let sandbox = names();
-    let setup = "for c in banger banger-vm banger-image; do source <(COMPLETE=bash $c); done\n";
+    // The file that is installed, and what the others print.
+    let setup = format!(
+        "source {}/bash/banger-vm.bash; for c in banger banger-image; do source <(COMPLETE=bash $c); done\n",
+        completions()
+    );
     for (line, completed) in LINES {
         // The line is not run but shown: `#` goes in front, return at its end.
         let shown = typed(
             &sandbox,
             "bash --norc --noprofile -i",
-            &[setup, line, "\x01echo == \x05\n", "exit\n"],
+            &[&setup, line, "\x01echo == \x05\n", "exit\n"],
         );
         let wanted = format!("== {} {completed}", line.split(' ').next().unwrap());
         assert!(shown.stdout.contains(&wanted), "{wanted:?} in {shown}");
@@ -61,13 +70,17 @@ fn zsh_completes_live_names() {
         return;
     }
     let sandbox = names();
-    let setup = "autoload -U compinit; compinit -u -D; bindkey -e; \
-                 for c in banger banger-vm banger-image; do source <(COMPLETE=zsh $c); done\n";
+    // As zsh finds installed ones, loading them when they are first needed; and what the others print.
+    let setup = format!(
+        "fpath=({}/zsh $fpath); autoload -U compinit; compinit -u -D; bindkey -e; \
+         for c in banger banger-image; do source <(COMPLETE=zsh $c); done\n",
+        completions()
+    );
     for (line, completed) in LINES {
         let shown = typed(
             &sandbox,
             "zsh -f -i",
-            &[setup, line, "\x01echo == \x05\n", "exit\n"],
+            &[&setup, line, "\x01echo == \x05\n", "exit\n"],
         );
         let wanted = format!("== {} {completed}", line.split(' ').next().unwrap());
         assert!(shown.stdout.contains(&wanted), "{wanted:?} in {shown}");

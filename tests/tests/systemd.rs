@@ -26,7 +26,7 @@ exec env -i container=banger PATH=/usr/sbin:/usr/bin:/sbin:/bin SYSTEMD_UNIT_PAT
 impl<'a> Systemd<'a> {
     fn start(sandbox: &'a Sandbox) -> Self {
         let units = sandbox.path("units");
-        fs::create_dir(&units).expect("the sandbox can be written");
+        fs::create_dir_all(&units).expect("the sandbox can be written");
         fs::write(
             units.join("default.target"),
             "[Unit]\nDescription=nothing\n",
@@ -113,4 +113,61 @@ fn a_monitor_gets_a_scope_of_its_own() {
     });
     sandbox.sh("banger-vm start --quiet v").ok();
     sandbox.sh("banger-vm exec v -- true").ok();
+}
+
+/// What a test's store wants otherwise than the machine's: its places, and its user.
+const DROP_IN: &str = "[Unit]
+ConditionPathExists=
+
+[Service]
+User=root
+Group=root
+PrivateTmp=no
+ExecStart=
+";
+
+#[test]
+fn the_unit_of_a_vm_starts_when_the_guest_is_ready_and_shuts_it_down() {
+    if skipped("vm") || skipped("root") {
+        return;
+    }
+    let sandbox = Sandbox::for_guests();
+    let units = sandbox.path("units");
+    fs::create_dir_all(units.join("banger-vm@.service.d")).unwrap();
+    let unit = include_str!("../../bins/banger/systemd/banger-vm@.service");
+    fs::write(units.join("banger-vm@.service"), unit).unwrap();
+    let bin = sandbox.fixtures().bin();
+    let drop_in = format!(
+        "{DROP_IN}ExecStart={}/banger-vm up --foreground {}/%i.toml\n\
+         Environment=BANGER_STORE={} BANGER_RUNTIME_DIR={} BANGER_NETD_SOCKET={} PATH={}\n\
+         ReadWritePaths={} {}\n",
+        bin.display(),
+        sandbox.path("").display(),
+        sandbox.store().display(),
+        sandbox.runtime().display(),
+        sandbox.netd_socket().display(),
+        sandbox.search_path(),
+        sandbox.path("").display(),
+        sandbox.runtime().display(),
+    );
+    fs::write(units.join("banger-vm@.service.d/test.conf"), drop_in).unwrap();
+    fs::write(
+        sandbox.path("v.toml"),
+        "image = \"busybox\"\nnetwork = \"none\"\n",
+    )
+    .unwrap();
+    let systemd = Systemd::start(&sandbox);
+    systemd.inside("systemctl start banger-vm@v.service").ok();
+    // It is ready by then, not only begun.
+    sandbox.sh("banger-vm exec v -- true").ok();
+    let status = systemd.inside("systemctl show --property=StatusText --value banger-vm@v.service");
+    assert_eq!(status.ok().trim(), "v runs");
+    systemd.inside("systemctl stop banger-vm@v.service").ok();
+    let stopped = sandbox.vm("v");
+    assert_eq!(
+        (&stopped["state"], &stopped["exit"]),
+        (&"stopped".into(), &"stopped".into())
+    );
+    let result = systemd.inside("systemctl show --property=Result --value banger-vm@v.service");
+    assert_eq!(result.ok().trim(), "success");
 }
