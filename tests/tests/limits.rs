@@ -4,29 +4,25 @@ use std::path::{Path, PathBuf};
 
 use banger_tests::{Sandbox, skipped};
 
-/// Where a process is in the hierarchy that has a file of this name there.
+/// Where a process is in the hierarchy of a controller, and what a file says there (cgroups(7), "/proc/[pid]/cgroup").
 fn limit(pid: u32, controller: &str, file: &str) -> Option<(PathBuf, String)> {
     let own = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
     let mounts = std::fs::read_to_string("/proc/self/mounts").ok()?;
-    let points = mounts.lines().filter_map(|line| {
-        let mut words = line.split(' ').skip(1);
-        let (point, kind, options) = (words.next()?, words.next()?, words.next()?);
-        let first = kind == "cgroup" && options.split(',').any(|word| word == controller);
-        (kind == "cgroup2" || first).then_some(point)
-    });
-    let paths: Vec<&str> = own
+    let mounts: Vec<Vec<&str>> = mounts
         .lines()
-        .filter_map(|line| line.splitn(3, ':').nth(2))
+        .map(|line| line.split(' ').skip(1).collect())
         .collect();
-    points
-        .flat_map(|point| {
-            let beneath = |path: &&str| Path::new(point).join(path.trim_start_matches('/'));
-            paths.iter().map(beneath).collect::<Vec<_>>()
-        })
-        .find_map(|directory| {
-            let text = std::fs::read_to_string(directory.join(file)).ok()?;
-            Some((directory, text.trim().to_owned()))
-        })
+    own.lines().find_map(|line| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+        let mount = mounts.iter().find(|mount| match controllers {
+            "" => mount[1] == "cgroup2",
+            _ => mount[1] == "cgroup" && mount[2].split(',').any(|word| word == controller),
+        })?;
+        let named = controllers.split(',').any(|name| name == controller);
+        let directory = Path::new(mount[0]).join(path.trim_start_matches('/'));
+        let text = std::fs::read_to_string(directory.join(file)).ok()?;
+        (controllers.is_empty() || named).then(|| (directory, text.trim().to_owned()))
+    })
 }
 
 #[test]
