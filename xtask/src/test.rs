@@ -77,11 +77,6 @@ pub(crate) fn test(args: &Args) -> Result<()> {
             .env("BANGER_LIBEXEC_DIR", fixtures.libexec())
             .env("BANGER_TEST_SKIP", args.skip.join(","))
             .env("BANGER_TEST_SKIPPED", &skipped);
-        // Many tests wait, for servers, deadlines or the right to run a guest; those let others compute.
-        if std::env::var_os("RUST_TEST_THREADS").is_none() {
-            let processors = std::thread::available_parallelism()?.get();
-            tests.env("RUST_TEST_THREADS", (2 * processors).to_string());
-        }
         run(&mut tests)
     });
     if let Ok(names) = fs::read_to_string(&skipped) {

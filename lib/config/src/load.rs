@@ -457,7 +457,7 @@ mod tests {
     fn the_keys_are_those_of_the_settings() {
         let full = Place::text(
             "[default]\nimage = \"host\"\nkernel = \"k\"\n[vm]\ncpus = 1\nmemory = 1\ndisk = \"1T\"\n\
-             network = \"none\"\naccel = \"tcg\"\n[registry]\nplain-http = [\"a.b\"]\nca-files = [\"/a\"]\n\
+             network = \"none\"\naccel = \"tcg\"\nproxy = \"http://p:1\"\n[registry]\nplain-http = [\"a.b\"]\nca-files = [\"/a\"]\n\
              credential-files = [\"/b\"]\nmirrors = { \"c.d\" = [\"e.f\"] }\n[limits]\ndownload = \"1G\"\n\
              unpacked = \"2G\"\nentries = 3\nratio = 4\n",
         )

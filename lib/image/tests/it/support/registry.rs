@@ -95,8 +95,16 @@ impl Registry {
             data.path().join("data").display()
         );
         std::fs::write(&config, text).unwrap();
+        // Unpacked by `cargo xtask test`, which does not install it: that would start a service.
+        let fixtures = std::env::var_os("BANGER_TEST_FIXTURES").map(std::path::PathBuf::from);
+        let program = fixtures
+            .map(|fixtures| fixtures.join("docker-registry/usr/bin/docker-registry"))
+            .filter(|program| program.exists())
+            .unwrap_or_else(|| "/usr/bin/docker-registry".into());
         let mut child = Command::new("/usr/bin/setpriv")
-            .args(["--pdeathsig", "KILL", "/usr/bin/docker-registry", "serve"])
+            .args(["--pdeathsig", "KILL"])
+            .arg(program)
+            .arg("serve")
             .arg(&config)
             .env_clear()
             .stdin(Stdio::null())
