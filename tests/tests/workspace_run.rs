@@ -58,7 +58,7 @@ fn applied(sandbox: &Sandbox, patch: &str) -> String {
 const RUN: &str = "banger-vm run --network none --memory 200M";
 
 #[test]
-#[ignore = "written, but not run on any machine yet"]
+#[ignore = "has not passed yet: a directory in a checkout of banger belongs to that repository"]
 fn a_command_that_changes_nothing_leaves_nothing() {
     if skipped("vm") {
         return;
@@ -105,7 +105,6 @@ fn a_command_that_changes_nothing_leaves_nothing() {
 }
 
 #[test]
-#[ignore = "written, but not run on any machine yet"]
 fn changes_are_kept_until_somebody_gets_them() {
     if skipped("vm") {
         return;
@@ -142,7 +141,6 @@ fn changes_are_kept_until_somebody_gets_them() {
 }
 
 #[test]
-#[ignore = "written, but not run on any machine yet"]
 fn a_patch_is_on_the_disk_before_the_vm_goes() {
     if skipped("vm") {
         return;

@@ -25,7 +25,7 @@ const REPOSITORY: &str = "git init -q -b main app && cd app && git config user.n
     echo uncommitted > new && echo o > x.o";
 
 #[test]
-#[ignore = "written, and not run yet: it waits for a machine with time for it"]
+#[ignore = "has not passed yet: its image has no git that runs"]
 fn a_repository_goes_in_and_a_reviewed_branch_comes_out() {
     if skipped("vm") {
         return;
@@ -152,7 +152,6 @@ fn a_repository_goes_in_and_a_reviewed_branch_comes_out() {
 }
 
 #[test]
-#[ignore = "written, and not run yet: it waits for a machine with time for it"]
 fn a_copy_holds_only_its_own_lock_and_what_was_cut_off_is_made_whole() {
     if skipped("vm") {
         return;
