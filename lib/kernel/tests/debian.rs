@@ -129,7 +129,7 @@ fn the_module_image_is_clean_and_modprobe_works_on_it() {
         output.lines().map(stem).collect()
     };
     let blk = paths(&modprobe("virtio_blk"));
-    // Seen in both orders: virtio_ring first with 6.1.0-49, virtio first with 6.1.0-48. Why is not known.
+    // virtio comes first with 6.1.0-48; another build of 6.1 had virtio_ring first. Why is not known.
     let mut needed = blk.clone();
     assert_eq!(needed.pop().as_deref(), Some("virtio_blk"));
     needed.sort();
