@@ -1,7 +1,7 @@
 //! Logging in by SSH with the distribution's client: statuses, streams, terminals, keys.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use banger_tests::{
     Compression, Entry, Image, Layer, Outcome, Sandbox, eventually, programs, skipped,
@@ -29,6 +29,10 @@ fn people_log_in_and_run_commands() {
         return;
     }
     let sandbox = guest();
+    // Connects and does not log in, until it is thrown out.
+    let stranger = sandbox.start("exec banger-vm ssh-proxy t");
+    stranger.wait_for_stdout("SSH-2.0-banger");
+    let connected = Instant::now();
     commands(&sandbox);
     streams(&sandbox);
     lasting(&sandbox);
@@ -36,6 +40,9 @@ fn people_log_in_and_run_commands() {
     floods(&sandbox);
     keys(&sandbox);
     proxy(&sandbox);
+    // It has a minute.
+    stranger.wait_for_end();
+    assert!(connected.elapsed() >= Duration::from_secs(50));
     restarts(&sandbox);
 }
 

@@ -41,7 +41,8 @@ use crate::sys::{self, Child};
 
 /// More at once are refused.
 const MAX_CONNECTIONS: usize = 64;
-/// What a connection's process has to end itself once its client is gone.
+/// What a connection's process has to end itself once its client is gone, and the client to take what is left once
+/// the process is gone.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// What a connection's process is told first: a little-endian `u32` of the length, then this as JSON.
@@ -102,7 +103,15 @@ impl Server {
         // A process that is gone already is an end of file below.
         let briefing = self.briefing.borrow().encode();
         if socket.write_all(&briefing).await.is_ok() {
-            relay(stream, socket).await;
+            // The client may have more to say, and nobody listens: a log-in that took too long ends here.
+            let abandoned = async {
+                ended.wait().await;
+                tokio::time::sleep(GRACE).await;
+            };
+            tokio::select! {
+                () = relay(stream, socket) => {}
+                () = abandoned => {}
+            }
         }
         if tokio::time::timeout(GRACE, ended.wait()).await.is_err() {
             signal_group(pid, Signal::SIGKILL);
