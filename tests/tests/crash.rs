@@ -115,9 +115,9 @@ fn while_it_stops() {
     let sandbox = vm();
     for victim in VICTIMS {
         sandbox.sh("banger-vm start --quiet v").ok();
-        // A guest that takes its time: it ignores SIGTERM.
-        let stubborn =
-            sandbox.start("exec banger-vm exec v -- sh -c 'trap \"\" TERM; echo here; sleep 1000'");
+        // A guest that takes its time: it ignores what a stop sends before SIGKILL.
+        let stubborn = sandbox
+            .start("exec banger-vm exec v -- sh -c 'trap \"\" TERM HUP; echo here; sleep 1000'");
         stubborn.wait_for_stdout("here\n");
         let stop = sandbox.start("exec banger-vm stop --quiet --grace 60 v");
         eventually("the stop has begun", SOON, || {
