@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::http::request;
 use crate::layer::{Compression, Entry, Layer, sha256, tar_of};
+use crate::programs;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -72,6 +73,16 @@ impl Image {
     pub fn with(mut self, layer: Layer) -> Image {
         self.layers.push(layer);
         self
+    }
+
+    /// The same image with programs of this machine and what they are linked to, where `PATH` finds them.
+    ///
+    /// # Errors
+    /// When a program is missing.
+    pub fn with_programs(self, paths: &[&str]) -> io::Result<Image> {
+        let mut image = self.with(programs(paths)?);
+        image.config["Env"] = json!(["PATH=/usr/bin:/bin", "FROM_IMAGE=yes"]);
+        Ok(image)
     }
 
     /// The image configuration as it goes over the wire.

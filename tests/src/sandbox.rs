@@ -151,6 +151,11 @@ impl Sandbox {
             .env("PATH", self.search_path())
             .env("HOME", self.path("home"))
             .env("LC_ALL", "C.UTF-8")
+            // What is no repository in here is not one because of the checkout around it.
+            .env(
+                "GIT_CEILING_DIRECTORIES",
+                self.directory.path().parent().unwrap_or(Path::new("/")),
+            )
             .env("BANGER_STORE", self.store())
             .env("BANGER_RUNTIME_DIR", self.runtime.path())
             .env("BANGER_NETD_SOCKET", self.netd_socket())

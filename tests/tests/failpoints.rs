@@ -280,3 +280,113 @@ fn stop() {
         "banger-vm show --json v | grep -q '\"state\":\"stopped\"'",
     );
 }
+
+/// A command on the workspaces of one VM, numbered by `$N` so that each try is a new one.
+struct Step {
+    name: &'static str,
+    /// What there is to be done; the host's and the guest's files.
+    before: &'static str,
+    command: &'static str,
+    /// Must hold after a failure: nothing half-made is taken for whole.
+    between: &'static str,
+    /// True once the command, or its repetition, has done its work.
+    done: &'static str,
+}
+
+const STEPS: [Step; 5] = [
+    Step {
+        name: "ws prepare",
+        before: "true",
+        command: "banger-ws prepare --quiet v app --path /root/$N",
+        // Either it is not there, or whole, or says that it is neither.
+        between: "banger-ws list --quiet > list && \
+                  { ! grep -q \"/root/$N\\\"\" list || banger-ws diff v:/root/$N || banger-ws diff v:/root/$N 2>&1 | grep -q incomplete; }",
+        done: "banger-vm exec --no-workspace v -- cat /root/$N/d/b | cmp - app/d/b && banger-ws diff --quiet v:/root/$N | cmp - /dev/null",
+    },
+    Step {
+        name: "ws prepare, again",
+        before: "echo $N > app/a",
+        command: "banger-ws prepare --quiet v app --path /root/w",
+        between: "banger-ws list --quiet && { banger-ws diff v:/root/w || banger-ws diff v:/root/w 2>&1 | grep -q incomplete; }",
+        done: "banger-vm exec --no-workspace v -- cat /root/w/a | cmp - app/a && banger-ws diff --quiet v:/root/w | cmp - /dev/null",
+    },
+    Step {
+        name: "ws export -o",
+        before: "banger-vm exec --no-workspace v -- sh -c \"echo changed-$N > /root/w/d/b\"",
+        command: "banger-ws export --quiet v:/root/w -o $N.patch",
+        between: "test ! -e $N.patch || grep -q changed-$N $N.patch",
+        done: "grep -q changed-$N $N.patch && git -C app apply --check ../$N.patch",
+    },
+    Step {
+        name: "ws export --as bundle",
+        before: "banger-vm exec --no-workspace v -- sh -c \"echo changed-$N > /root/w/d/b\"",
+        command: "banger-ws export --quiet v:/root/w --as bundle -o $N.bundle",
+        between: "test ! -e $N.bundle || git -C app bundle verify -q ../$N.bundle",
+        done: "git -C app bundle verify -q ../$N.bundle",
+    },
+    Step {
+        name: "ws apply",
+        before: "banger-ws export --quiet v:/root/w > /dev/null",
+        command: "banger-ws apply --quiet v:/root/w --to try/$N",
+        between: "git -C app fsck --strict --no-dangling && \
+                  { ! git -C app rev-parse -q --verify try/$N || git -C app show try/$N:d/b | grep -q changed; }",
+        done: "git -C app show try/$N:d/b | grep -q changed && git -C app diff --quiet HEAD -- d",
+    },
+];
+
+/// One VM for all of it: what fails inside it must leave it usable, too.
+#[test]
+fn workspaces() {
+    if skipped("vm") {
+        return;
+    }
+    let sandbox = Sandbox::for_guests();
+    sandbox
+        .sh("git init -q -b main app && cd app && git config user.name u && git config user.email u@example.org && \
+             mkdir d && echo a > a && echo b > d/b && git add -A && git commit -qm first && cd .. && \
+             banger-vm create --quiet --network none --name v busybox && banger-ws prepare --quiet v app --path /root/w")
+        .ok();
+    let all = std::env::var_os("BANGER_TEST_ALL_POINTS").is_some();
+    let mut number = 0;
+    for step in &STEPS {
+        let numbered = |number: u32, line: &str| sandbox.sh(&format!("N={number}; {line}"));
+        number += 1;
+        numbered(number, step.before).ok();
+        let file = sandbox.path(&format!("{number}.points"));
+        let variable = format!("BANGER_FAILPOINTS=record={}", file.display());
+        numbered(number, &format!("{variable} {}", step.command)).ok();
+        numbered(number, step.done).ok();
+        let points = recorded(&file);
+        for (index, point) in points.iter().enumerate() {
+            let ways: &[&str] = match (all, index % 2) {
+                (true, _) => &["error", "kill"],
+                (false, 0) => &["kill"],
+                (false, _) => &["error"],
+            };
+            for action in ways {
+                number += 1;
+                numbered(number, step.before).ok();
+                let line = format!("{} {}", clause(point, action), step.command);
+                let failed = numbered(number, &line);
+                let said = failed.stderr.contains("error: ") && !failed.stderr.contains("panicked");
+                match *action {
+                    "kill" => assert!([0, 137].contains(&failed.status), "{failed}"),
+                    _ => assert!(failed.status == 0 || said, "{failed}"),
+                }
+                let between = numbered(number, step.between);
+                assert_eq!(between.status, 0, "after {failed}\n{between}");
+                if numbered(number, step.done).status != 0 {
+                    numbered(number, step.command).ok();
+                }
+                let done = numbered(number, step.done);
+                assert_eq!(done.status, 0, "after {failed}\n{done}");
+            }
+        }
+        println!("failpoints: {}: {} places", step.name, points.len());
+        assert!(points.len() >= 2, "{}: only {points:?}", step.name);
+    }
+    let left = sandbox.sh("find . -name '*.banger-new'");
+    assert_eq!(left.ok(), "", "{left}");
+    sandbox.sh("banger-vm delete --quiet --force v").ok();
+    sandbox.assert_nothing_leaked();
+}

@@ -1,12 +1,14 @@
 //! Repositories in real VMs with a real git on both sides; what can be shown without a VM is in
 //! `helper/agent/tests/workspaces`.
 
-use banger_tests::{Hold, Image, Sandbox, programs, skipped};
+use banger_tests::{Hold, Image, Sandbox, skipped};
 
 /// busybox with this machine's own git.
 fn with_git(sandbox: &Sandbox) {
-    let git = programs(&["/usr/bin/git"]).expect("git is installed");
-    let image = Image::busybox().expect("busybox is installed").with(git);
+    let busybox = Image::busybox().expect("busybox is installed");
+    let image = busybox
+        .with_programs(&["/usr/bin/git"])
+        .expect("git is installed");
     let archive = sandbox.path("git.tar");
     image
         .write_archive(&archive, "git:latest")
@@ -25,7 +27,6 @@ const REPOSITORY: &str = "git init -q -b main app && cd app && git config user.n
     echo uncommitted > new && echo o > x.o";
 
 #[test]
-#[ignore = "has not passed yet: its image has no git that runs"]
 fn a_repository_goes_in_and_a_reviewed_branch_comes_out() {
     if skipped("vm") {
         return;
@@ -236,4 +237,157 @@ fn a_copy_holds_only_its_own_lock_and_what_was_cut_off_is_made_whole() {
     sandbox
         .sh("PATH=$(dirname $(command -v banger-ws)) banger-ws prepare v app")
         .says("git is not installed");
+}
+
+/// What a guest's git can be told to run, each with a file of this host's as its mark.
+const EVIL: &str = r##"cd /root/app && git config user.name g && git config user.email g@example.org &&
+    for key in core.fsmonitor core.sshCommand core.pager core.editor filter.evil.clean filter.evil.smudge filter.evil.process \
+        diff.evil.textconv diff.evil.command diff.external merge.evil.driver gpg.program core.alternateRefsCommand \
+        uploadpack.packObjectsHook; do git config $key "touch $MARK"; done
+    git config core.hooksPath hooks; mkdir -p hooks .git/hooks
+    for h in post-checkout pre-commit reference-transaction post-index-change; do
+        printf "#!/bin/sh\ntouch $MARK\n" > hooks/$h; cp hooks/$h .git/hooks/$h; chmod 755 hooks/$h .git/hooks/$h; done
+    echo '* filter=evil diff=evil merge=evil' > .gitattributes; echo evil >> src/one
+    mkdir -p .github/workflows .GIT; echo ci > .github/workflows/x.yml; echo evil > .GIT/config; echo . > .profile
+    ln -s ../../../etc up; ln -s /etc abs; printf new > "$(printf 'new\nline')"; rm -r 'odd dir'; ln -s /etc 'odd dir'
+    chmod 755 binary; true"##;
+
+#[test]
+fn a_hostile_guest_gets_nothing_run_or_written() {
+    if skipped("vm") {
+        return;
+    }
+    let sandbox = Sandbox::for_guests();
+    with_git(&sandbox);
+    sandbox.sh(REPOSITORY).ok();
+    sandbox
+        .sh("banger-vm create --quiet --network none --name v git | banger-ws prepare --quiet app")
+        .ok();
+    let mark = sandbox.path("executed");
+    let guest = |script: &str| {
+        let line = format!(
+            "banger-vm exec -e MARK={} --no-workspace v -- sh",
+            mark.display()
+        );
+        sandbox.feed(&line, script.as_bytes()).ok().to_owned()
+    };
+    let before = sandbox
+        .sh("git -C app config --list --local; git -C app rev-parse HEAD; ls -A app/.git/hooks");
+    guest(EVIL);
+
+    // Everything comes out, what is dangerous by name, and what is no file's name is refused.
+    let listed = sandbox.sh("banger-ws export --json v");
+    listed
+        .exits(1)
+        .says(".GIT: a name that git could take for its own");
+    let risks: Vec<String> = listed
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a record"))
+        .filter(|record: &serde_json::Value| record["kind"] == "change")
+        .map(|record| {
+            format!(
+                "{} {}",
+                record["path"].as_str().unwrap_or_default(),
+                record["risks"]
+            )
+        })
+        .collect();
+    for expected in [
+        ".github/workflows/x.yml [\"ci\"]",
+        ".gitattributes [\"attributes\"]",
+        ".profile [\"autorun\"]",
+        "hooks/pre-commit [\"hook\",\"executable\"]",
+        "binary [\"executable\"]",
+        "up [\"symlink\",\"symlink-out\"]",
+        "abs [\"symlink\",\"symlink-out\"]",
+        "new\\nline [\"odd-name\"]",
+    ] {
+        assert!(
+            risks.iter().any(|risk| risk == expected),
+            "no {expected} in {risks:#?}"
+        );
+    }
+    for line in [
+        "export v -o p.patch",
+        "export v --as bundle -o p.bundle",
+        "export v --apply-to evil",
+        "diff v",
+    ] {
+        sandbox
+            .sh(&format!("banger-ws {line} > out"))
+            .exits(1)
+            .says("1 paths of the VM were refused");
+    }
+    sandbox.sh("banger-ws apply v --worktree").ok();
+    assert_eq!(
+        sandbox.sh("cat app/src/one; readlink app/up").ok(),
+        "one\nevil\n../../../etc\n"
+    );
+    sandbox.sh("git -C app fsck --strict --no-dangling && git -C app reset -q --hard && git -C app clean -qfd").ok();
+    assert!(!mark.exists(), "the host ran what the guest had configured");
+    let after = sandbox
+        .sh("git -C app config --list --local; git -C app rev-parse HEAD; ls -A app/.git/hooks");
+    assert_eq!(after.ok(), before.ok());
+
+    // A `.git` that leads elsewhere, objects of somebody else's, a git that does not end or lies.
+    guest("cd /root/app && rm -rf .GIT up abs hooks .git/hooks && mv .git /root/kept");
+    let top = sandbox.path("app/.git").display().to_string();
+    for (script, words) in [
+        (format!("echo 'gitdir: {top}' > .git"), ""),
+        (format!("ln -s {top} .git"), ""),
+        (
+            format!("cp -r /root/kept .git; mkdir -p .git/objects/info; echo {top}/objects > .git/objects/info/alternates"),
+            "",
+        ),
+        (
+            r#"cp -r /root/kept .git; git config --remove-section core; blob=$(echo e | git hash-object -w --stdin);
+               tree=$(printf "100644 ..\\0$(echo $blob | sed 's/../\\x&/g')" | git hash-object -t tree -w --stdin --literally);
+               git update-ref refs/heads/main $(git commit-tree -p main -m evil $tree)"#
+                .into(),
+            "does not accept",
+        ),
+        ("printf '#!/bin/sh\nexec yes\n' > /bin/git; chmod 755 /bin/git; mv /usr/bin/git /usr/bin/git.real".into(), "where a line was asked for"),
+        ("printf '#!/bin/sh\necho main\n' > /bin/git".into(), "no commit"),
+    ] {
+        guest(&format!("cd /root/app && rm -rf .git; {script}"));
+        let exported = sandbox.sh("banger-ws export v --apply-to again");
+        match words {
+            "" => drop(exported.ok()),
+            words => drop(exported.exits(1).says(words)),
+        }
+        sandbox.sh("git -C app update-ref -d refs/heads/again; git -C app fsck --strict --no-dangling").ok();
+        let after = sandbox.sh("git -C app config --list --local; git -C app rev-parse HEAD; ls -A app/.git/hooks");
+        assert_eq!(after.ok(), before.ok(), "after {script}");
+    }
+    assert!(!mark.exists());
+
+    // A tree that does not come to rest, and more than is taken.
+    guest(
+        "rm /bin/git; mv /usr/bin/git.real /usr/bin/git; cd /root/app; rm -rf .git; truncate -s 100G huge",
+    );
+    sandbox
+        .sh("banger-ws export v -o x.patch")
+        .exits(1)
+        .says("bytes of changed files")
+        .hints("--max-size");
+    sandbox
+        .sh("banger-ws export --max-size 1K v -o x.patch")
+        .exits(1)
+        .says("1024 bytes");
+    assert!(!sandbox.path("x.patch").exists());
+    let writing = sandbox.start(
+        "exec banger-vm exec --no-workspace v -- sh -c \
+        'cd /root/app; rm huge; echo ready; while :; do echo $((n=n+1)) > src/one; done'",
+    );
+    writing.wait_for_stdout("ready");
+    sandbox
+        .sh("banger-ws export v -o x.patch")
+        .exits(1)
+        .says("src/one")
+        .hints("until nothing writes");
+    assert!(!sandbox.path("x.patch").exists());
+    writing.signal(nix::sys::signal::Signal::SIGINT);
+    writing.finish();
+    sandbox.sh("banger-ws export v -o x.patch").ok();
 }

@@ -65,7 +65,7 @@ impl Git {
         self.command(name, |command| {
             for (variable, _) in std::env::vars_os() {
                 // Those that git sets for its hooks lead to another repository (git(1)).
-                if variable.as_encoded_bytes().starts_with(b"GIT_") && !is_identity(&variable) {
+                if variable.as_encoded_bytes().starts_with(b"GIT_") && !is_of_user(&variable) {
                     command.env_remove(variable);
                 }
             }
@@ -157,10 +157,12 @@ impl Scratch {
     }
 }
 
-/// Who the user is for commits is theirs to say by the environment, too.
-fn is_identity(variable: &OsStr) -> bool {
+/// Who the user is for commits, and how far up a repository is looked for, is theirs to say by the
+/// environment, too.
+fn is_of_user(variable: &OsStr) -> bool {
     let name = variable.as_encoded_bytes();
-    name.starts_with(b"GIT_AUTHOR_")
+    name == b"GIT_CEILING_DIRECTORIES"
+        || name.starts_with(b"GIT_AUTHOR_")
         || name.starts_with(b"GIT_COMMITTER_")
         || name.starts_with(b"GIT_CONFIG")
         || name == b"GIT_EXEC_PATH"

@@ -11,8 +11,12 @@ use crate::error::{Result, WsError};
 
 /// A guest's git that takes longer is ended.
 const LONGEST: Duration = Duration::from_secs(60 * 60);
-/// No more is taken of what is to be short.
+/// One that is to say a line, and takes longer, is ended.
+const LONGEST_LINE: Duration = Duration::from_secs(120);
+/// No more is kept of what is to be short.
 const SHORT: usize = 4096;
+/// One that says more than this, where little is to be said, does not end.
+const ENDLESS: usize = 1 << 20;
 
 /// Where and as whom it runs.
 pub(crate) struct GuestGit<'a> {
@@ -40,12 +44,19 @@ impl Control for Wish<'_> {
 
 /// Keeps the beginning of what is said.
 #[derive(Default)]
-pub(crate) struct Short(Vec<u8>);
+pub(crate) struct Short {
+    kept: Vec<u8>,
+    said: usize,
+}
 
 impl Write for Short {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let left = SHORT.saturating_sub(self.0.len());
-        self.0.extend_from_slice(&bytes[..bytes.len().min(left)]);
+        self.said = self.said.saturating_add(bytes.len());
+        if self.said > ENDLESS {
+            return Err(io::Error::other("it does not end"));
+        }
+        let left = SHORT.saturating_sub(self.kept.len());
+        self.kept.extend_from_slice(&bytes[..bytes.len().min(left)]);
         Ok(bytes.len())
     }
 
@@ -84,7 +95,7 @@ impl GuestGit<'_> {
             Output::Short(&mut out),
         );
         match ended {
-            Ok(ended) => Ok(ended.status == 0 && out.0.starts_with(b"git version")),
+            Ok(ended) => Ok(ended.status == 0 && out.kept.starts_with(b"git version")),
             Err(WsError::Guest(Error::Call(error)))
                 if matches!(
                     error.kind,
@@ -119,7 +130,7 @@ impl GuestGit<'_> {
     pub(crate) fn line(&self, arguments: &[&str]) -> Result<Option<String>> {
         let mut out = Short::default();
         let ended = self.run(arguments, None, Output::Short(&mut out))?;
-        let text = String::from_utf8_lossy(&out.0).trim().to_owned();
+        let text = String::from_utf8_lossy(&out.kept).trim().to_owned();
         Ok((ended.status == 0 && !text.is_empty()).then_some(text))
     }
 
@@ -149,23 +160,32 @@ impl GuestGit<'_> {
             Some(wish) => Some(wish),
             None => None,
         };
+        let (sink, timeout) = match stdout {
+            Output::Null => (Sink::Null, LONGEST),
+            Output::Fd(fd) => (Sink::Fd(fd), LONGEST),
+            Output::Short(short) => (Sink::Writer(short), LONGEST_LINE),
+        };
         let io = Io {
             stdin,
-            stdout: match stdout {
-                Output::Null => Sink::Null,
-                Output::Fd(fd) => Sink::Fd(fd),
-                Output::Short(short) => Sink::Writer(short),
-            },
+            stdout: sink,
             stderr: Sink::Writer(&mut words),
             control,
-            timeout: Some(LONGEST),
+            timeout: Some(timeout),
         };
-        let outcome = self.guest.exec(exec, io)?;
+        let outcome = self.guest.exec(exec, io).map_err(|error| match error {
+            // Only a writer of ours that has heard enough.
+            Error::Host { source, .. } if source.kind() == io::ErrorKind::Other => {
+                WsError::Refused(format!(
+                    "git in the VM says more than {ENDLESS} bytes where a line was asked for"
+                ))
+            }
+            error => error.into(),
+        })?;
         let status = match outcome {
             Outcome::Exited(Exit::Code(code)) => code,
             other => other.status(),
         };
-        let text = String::from_utf8_lossy(&words.0);
+        let text = String::from_utf8_lossy(&words.kept);
         let safe = |c: char| if c.is_control() { ' ' } else { c };
         Ok(Ended {
             status,

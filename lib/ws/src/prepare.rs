@@ -35,6 +35,14 @@ pub(crate) const SCRATCH: &str = "scratch.git";
 pub fn prepare(env: &mut Env<'_>, vm: &VmRow, request: &Prepare) -> Result<WorkspaceRecord> {
     let git = Git::find()?;
     let repository = Repository::find(&git, &request.source)?;
+    // The directory that was named may be no repository of its own, and its owner not know that.
+    if request.source.canonicalize().ok().as_ref() != Some(&repository.top) {
+        (env.note)(&format!(
+            "{} is in the repository {}: all of that goes",
+            request.source.display(),
+            repository.top.display()
+        ));
+    }
     let base = match &request.from {
         Some(from) => Some(
             git.of_user(&repository.top, "rev-parse")

@@ -79,7 +79,9 @@ impl Walker<'_> {
                 .iter()
                 .zip(&listed)
                 .filter(|(level, entries)| {
-                    !level.ignored && entries.get(&b".gitignore"[..]).is_some_and(Listed::is_file)
+                    let file = entries.get(&b".gitignore"[..]);
+                    let file = file.filter(|file| file.is_file() && file.size <= LONGEST_IGNORE);
+                    !level.ignored && file.is_some()
                 })
                 .map(|(level, _)| join(&level.path, b".gitignore"))
                 .collect();
@@ -344,7 +346,8 @@ pub(crate) fn read_small(
     paths.sort_unstable();
     for chunk in banger_tree::session::chunks(&paths) {
         directory.with(|client| {
-            fetch(client, chunk, u64::MAX, |path, what, content| {
+            let all = most.saturating_mul(chunk.len() as u64);
+            fetch(client, chunk, all, |path, what, content| {
                 let mut text = Vec::new();
                 content.each(&mut |bytes| {
                     if (text.len() + bytes.len()) as u64 <= most {

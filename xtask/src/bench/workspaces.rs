@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use banger_tests::{Compression, Entry, Image, Layer, programs};
+use banger_tests::{Compression, Entry, Image, Layer};
 
 use super::measure::spent;
 use super::{Bench, Row, alone, bytes, compared, shown};
@@ -54,7 +54,7 @@ impl Bench {
             b"/bin/sh\n".to_vec(),
         )];
         let image = Image::busybox()?
-            .with(programs(&["/usr/bin/git", "/usr/bin/rsync"])?)
+            .with_programs(&["/usr/bin/git", "/usr/bin/rsync"])?
             .with(Layer::new(&shells, Compression::Gzip)?);
         let archive = self.directory.path().join("ws.tar");
         image.write_archive(&archive, "ws:latest")?;

@@ -195,6 +195,19 @@ fn what_is_too_much_is_not_taken() {
     // An ignored directory is never entered.
     fs::write(guest.join(".gitignore"), "many/\n").unwrap();
     assert_eq!(rig.review_within(few).unwrap().record.files, 1);
+    // Rules that nobody can have written are none, and are not read.
+    sh(
+        &guest,
+        "rm -r many; truncate -s 2T .gitignore; echo o > x.o",
+    );
+    let error = rig.review_within(few).unwrap_err();
+    assert!(matches!(error, WsError::Limit { .. }), "{error}");
+    sh(
+        &guest,
+        "rm .gitignore; mkdir d; truncate -s 2T d/.gitignore; echo 'd/.*' > .gitignore",
+    );
+    let review = rig.review_within(few).unwrap();
+    assert_eq!(review.record.files, 2, "{:?}", review.changes);
 }
 
 #[test]
