@@ -10,3 +10,4 @@ mod hostile;
 mod prepare;
 mod rig;
 mod round_trips;
+mod shapes;
