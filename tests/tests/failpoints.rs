@@ -301,14 +301,14 @@ const STEPS: [Step; 5] = [
         // Either it is not there, or whole, or says that it is neither.
         between: "banger-ws list --quiet > list && \
                   { ! grep -q \"/root/$N\\\"\" list || banger-ws diff v:/root/$N || banger-ws diff v:/root/$N 2>&1 | grep -q incomplete; }",
-        done: "banger-vm exec --no-workspace v -- cat /root/$N/d/b | cmp - app/d/b && banger-ws diff --quiet v:/root/$N | cmp - /dev/null",
+        done: "banger-vm exec --no-workspace v -- cat /root/$N/d/b | cmp - app/d/b && banger-ws diff --quiet v:/root/$N > $N.diff && test ! -s $N.diff",
     },
     Step {
         name: "ws prepare, again",
         before: "echo $N > app/a",
         command: "banger-ws prepare --quiet v app --path /root/w",
         between: "banger-ws list --quiet && { banger-ws diff v:/root/w || banger-ws diff v:/root/w 2>&1 | grep -q incomplete; }",
-        done: "banger-vm exec --no-workspace v -- cat /root/w/a | cmp - app/a && banger-ws diff --quiet v:/root/w | cmp - /dev/null",
+        done: "banger-vm exec --no-workspace v -- cat /root/w/a | cmp - app/a && banger-ws diff --quiet v:/root/w > $N.diff && test ! -s $N.diff",
     },
     Step {
         name: "ws export -o",

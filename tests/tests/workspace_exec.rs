@@ -262,7 +262,7 @@ fn watch(sandbox: &Sandbox) {
         sandbox,
         "w -- sh -c 'printf \"%s\\n\" last > \"$(printf \"odd\\n\\033name\")\"'",
     );
-    watching.wait_for_stdout("name");
+    watching.wait_for_stdout("odd");
     watching.signal(nix::sys::signal::Signal::SIGINT);
     let ended = watching.finish();
     let records: Vec<Value> = ended
