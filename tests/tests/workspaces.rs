@@ -114,7 +114,7 @@ fn a_repository_goes_in_and_a_reviewed_branch_comes_out() {
     // As a patch on a clean clone it gives the guest's tree.
     sandbox
         .sh("git clone -q app clone && cp app/new clone && banger-ws export v --quiet | git -C clone apply && \
-             banger-vm exec v -- sh -c 'cp -a /root/app /tmp/app && rm -rf /tmp/app/.git /tmp/app/*.o && tar c -C /tmp/app .' | (mkdir guest && tar x -C guest) && \
+             banger-vm exec v -- sh -c 'cp -a /root/app /tmp/app && rm -rf /tmp/app/.git /tmp/app/*.o && tar c -C /tmp/app .' | (mkdir guest && tar x -C guest) && find guest -depth -type d -empty -delete && \
              diff -r --no-dereference -x .git clone guest")
         .ok();
     sandbox.sh("cd app && banger-ws export -o ../out.bundle --as bundle v && git fetch -q ../out.bundle main:bundled").ok();
