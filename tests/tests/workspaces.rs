@@ -186,11 +186,17 @@ fn a_copy_holds_only_its_own_lock_and_what_was_cut_off_is_made_whole() {
     assert_eq!(second.record()["sent_files"], 0, "{second}");
 
     // Killed in the middle: the workspace says so, and the next command makes it whole.
-    sandbox.sh("echo more > app/more").ok();
-    for point in ["workspace.copy", "workspace.write", "workspace.rename"] {
+    for point in [
+        "workspace.write#1",
+        "workspace.copy#1",
+        "workspace.write#2",
+        "workspace.rename#2",
+    ] {
+        // What it had sent by then is not taken for a change of the guest's.
         sandbox
             .sh(&format!(
-                "BANGER_FAILPOINTS='{point}#1=kill' banger-ws prepare v app"
+                "echo {point} > app/more; echo {point} >> 'app/more {point}'; rm -f 'app/more workspace.write#2'; \
+                 BANGER_FAILPOINTS='{point}=kill' banger-ws prepare v app"
             ))
             .exits(137);
         sandbox

@@ -15,6 +15,8 @@ use crate::error::{Result, WsError};
 /// The file's name.
 pub(crate) const FILE: &str = "manifest";
 const VERSION: u32 = 1;
+/// So many copies in a row may be cut off until one that was sent is taken for the guest's.
+const MOST_CUT_OFF: u32 = 16;
 
 /// Git's mode of a submodule.
 pub(crate) const GITLINK: u32 = 0o160_000;
@@ -127,6 +129,31 @@ impl Manifest {
         })
     }
 
+    /// What copies that were cut off were sending, the oldest first; with none that cannot be read.
+    pub(crate) fn cut_off(directory: &Path) -> Vec<Manifest> {
+        (0..MOST_CUT_OFF)
+            .map_while(|number| fs::read(directory.join(sending(number))).ok())
+            .filter_map(|bytes| decode(&bytes))
+            .collect()
+    }
+
+    /// Writes down what is about to be sent, so that it is not taken for the guest's if the copy is cut off.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn announce(&self, directory: &Path) -> Result<()> {
+        let free = (0..MOST_CUT_OFF - 1).find(|number| !directory.join(sending(*number)).exists());
+        let file = sending(free.unwrap_or(MOST_CUT_OFF - 1));
+        write_durably(&directory.join(file), &self.encode())
+    }
+
+    /// The copy is whole: the last first, so that none is hidden behind a gap.
+    pub(crate) fn forget_cut_off(directory: &Path) {
+        for number in (0..MOST_CUT_OFF).rev() {
+            let _ = fs::remove_file(directory.join(sending(number)));
+        }
+    }
+
     /// Replaces the one that is there, durably.
     ///
     /// # Errors
@@ -180,6 +207,10 @@ impl Manifest {
         }
         out
     }
+}
+
+fn sending(number: u32) -> String {
+    format!("sending-{number}")
 }
 
 /// Writes a file beside its place, syncs it, and gives it its name.

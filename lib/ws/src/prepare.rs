@@ -262,7 +262,8 @@ impl Preparation<'_, '_> {
             Some(old) => self.collect(&scratch, old)?,
             None => Collected::default(),
         };
-        let plan = plan(&mut scan, old.as_ref(), &collected);
+        let cut_off = Manifest::cut_off(self.workspace);
+        let plan = plan(&mut scan, old.as_ref(), &cut_off, &collected);
         if !plan.conflicts.is_empty() && !self.request.force {
             return Err(WsError::Conflict {
                 what: "changed both here and in the VM",
@@ -276,6 +277,9 @@ impl Preparation<'_, '_> {
         let fresh = old.is_none() || (self.row.spec.git && !self.was_git);
         let moved = fresh || self.old_base != self.row.spec.base;
         self.history(&scratch, fresh, moved, &collected.commits)?;
+        if old.is_some() && !(plan.send.is_empty() && plan.remove.is_empty()) {
+            scan.manifest.announce(self.workspace)?;
+        }
         point("workspace.copy").map_err(WsError::io("write to", self.workspace))?;
         let remove: Vec<Vec<u8>> = plan.remove.iter().cloned().collect();
         self.directory.remove(&remove)?;
@@ -285,6 +289,7 @@ impl Preparation<'_, '_> {
         }
         passed("workspace.copied");
         scan.manifest.save(self.workspace)?;
+        Manifest::forget_cut_off(self.workspace);
         let changed = moved || !plan.send.is_empty() || !plan.remove.is_empty();
         if self.row.spec.readonly {
             self.guest.protect(self.row.path.as_bytes(), true)?;
@@ -509,8 +514,22 @@ fn parent(path: &[u8]) -> Vec<u8> {
 
 /// Compares three sides: what went in last, what the host has now, what the guest has. Files that need
 /// no sending keep what is known of them.
-fn plan(scan: &mut Scan, old: Option<&Manifest>, collected: &Collected) -> Plan {
+fn plan(
+    scan: &mut Scan,
+    old: Option<&Manifest>,
+    cut_off: &[Manifest],
+    collected: &Collected,
+) -> Plan {
     let mut plan = Plan::default();
+    // The guest has there what a copy that was cut off had sent, or removed.
+    let ours = |path: &[u8]| {
+        let has = collected.changed.get(path);
+        let has = has.map(|blob| (blob.mode, &blob.oid));
+        cut_off.iter().any(|sent| {
+            let item = sent.items.get(path).filter(|item| !item.absent);
+            item.map(|item| (item.mode, &item.oid)) == has
+        })
+    };
     for (path, new) in &mut scan.manifest.items {
         if new.absent {
             continue;
@@ -528,12 +547,17 @@ fn plan(scan: &mut Scan, old: Option<&Manifest>, collected: &Collected) -> Plan 
             continue;
         }
         if collected.deleted.contains(path) {
-            if host_changed {
+            if ours(path) {
+                plan.send.insert(path.clone());
+            } else if host_changed {
                 plan.conflicts.push(shown(path));
                 plan.send.insert(path.clone());
             }
         } else if let Some(blob) = collected.changed.get(path) {
-            if host_changed && (blob.mode, &blob.oid) != (new.mode, &new.oid) {
+            let same = (blob.mode, &blob.oid) == (new.mode, &new.oid);
+            if !same && ours(path) {
+                plan.send.insert(path.clone());
+            } else if host_changed && !same {
                 plan.conflicts.push(shown(path));
                 plan.send.insert(path.clone());
             }
@@ -555,10 +579,16 @@ fn plan(scan: &mut Scan, old: Option<&Manifest>, collected: &Collected) -> Plan 
         if stays || before.absent || before.mode == GITLINK || collected.deleted.contains(path) {
             continue;
         }
-        if collected.changed.contains_key(path) {
+        if collected.changed.contains_key(path) && !ours(path) {
             plan.conflicts.push(shown(path));
         }
         plan.remove.insert(path.clone());
+    }
+    for path in collected.changed.keys() {
+        let known = scan.manifest.items.contains_key(path) || old.items.contains_key(path);
+        if !known && ours(path) {
+            plan.remove.insert(path.clone());
+        }
     }
     // A directory cannot take a file's name before the file is gone.
     for path in plan.send.clone() {
