@@ -356,7 +356,12 @@ fn workspaces() {
         let variable = format!("BANGER_FAILPOINTS=record={}", file.display());
         numbered(number, &format!("{variable} {}", step.command)).ok();
         numbered(number, step.done).ok();
-        let points = recorded(&file);
+        let mut points = recorded(&file);
+        // Locks and directories fail in the other tests here, too.
+        points.retain(|point| {
+            let own = ["workspace.", "database.commit"];
+            all || own.iter().any(|own| point.name.starts_with(own))
+        });
         for (index, point) in points.iter().enumerate() {
             let ways: &[&str] = match (all, index % 2) {
                 (true, _) => &["error", "kill"],
