@@ -110,19 +110,19 @@ impl Fixtures {
         )
     }
 
-    /// As [`Fixtures::base_layer`], a machine with systemd-resolved and what banger-netd needs.
-    pub fn resolved_layer(&self) -> (PathBuf, PathBuf) {
+    /// As [`Fixtures::base_layer`], a machine with systemd-resolved, NetworkManager and what banger-netd needs.
+    pub fn host_layer(&self) -> (PathBuf, PathBuf) {
         (
-            self.directory.join("resolved.tar.gz"),
-            self.directory.join("resolved.diff-id"),
+            self.directory.join("host.tar.gz"),
+            self.directory.join("host.diff-id"),
         )
     }
 
-    /// Debian with systemd-resolved, where banger is installed as its units expect it.
+    /// Debian with systemd-resolved, where banger is installed as its units expect it. NetworkManager is not started.
     ///
     /// # Errors
     /// When `cargo xtask` has not made it.
-    pub fn resolved(&self) -> io::Result<Image> {
+    pub fn host(&self) -> io::Result<Image> {
         let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("../helper/netd/systemd");
         let mut entries = vec![
             Entry::Symlink(
@@ -141,7 +141,7 @@ impl Fixtures {
                 fs::read(self.libexec().join("banger-netd"))?,
             ),
         ];
-        for entry in fs::read_dir(units)? {
+        for entry in fs::read_dir(&units)? {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let place = match path.extension().and_then(|kind| kind.to_str()) {
@@ -151,8 +151,20 @@ impl Fixtures {
             };
             entries.push(Entry::File(place, 0o644, fs::read(&path)?));
         }
-        let mut image =
-            image_of(self.resolved_layer())?.with(Layer::new(&entries, Compression::Gzip)?);
+        entries.push(Entry::File(
+            "etc/NetworkManager/conf.d/banger.conf".into(),
+            0o644,
+            fs::read(units.join("banger-networkmanager.conf"))?,
+        ));
+        // Whiteouts (image-spec, layer.md): it is started when the test comes to it.
+        for wanted in [
+            "multi-user.target.wants/.wh.NetworkManager.service",
+            "network-online.target.wants/.wh.NetworkManager-wait-online.service",
+        ] {
+            let place = format!("etc/systemd/system/{wanted}");
+            entries.push(Entry::File(place, 0o644, Vec::new()));
+        }
+        let mut image = image_of(self.host_layer())?.with(Layer::new(&entries, Compression::Gzip)?);
         image.config = serde_json::json!({"Cmd": ["/bin/bash"]});
         Ok(image)
     }

@@ -1,6 +1,6 @@
 //! Two commands about one thing, each held where it hurts the other most.
 
-use banger_tests::{Hold, Image, Outcome, Running, Sandbox};
+use banger_tests::{Hold, Image, Outcome, Running, Sandbox, sha256};
 
 /// Starts a command and returns when it is at the point.
 fn held(sandbox: &Sandbox, hold: &Hold, point: &str, command: &str) -> Running {
@@ -120,6 +120,40 @@ fn an_image_pulled_again_while_it_is_being_deleted() {
             .ok();
         sandbox.assert_nothing_leaked();
     }
+}
+
+#[test]
+fn an_image_imported_in_the_middle_of_a_collection() {
+    let sandbox = Sandbox::empty();
+    let archive = sandbox.path("image.tar");
+    let image = Image::busybox().unwrap();
+    image.write_archive(&archive, "kept:1").unwrap();
+    let import = format!("banger-image import --quiet {}", archive.display());
+    sandbox.sh(&import).ok();
+    sandbox.sh("banger-image delete --quiet kept:1").ok();
+    let blobs = sandbox.store().join("blobs/blobs/sha256");
+    for number in 0..250 {
+        let content = format!("nobody has blob {number}\n");
+        let digest = sha256(content.as_bytes());
+        std::fs::write(blobs.join(digest.trim_start_matches("sha256:")), content).unwrap();
+    }
+    let hold = Hold::new();
+    // It has listed what nobody has, and removed the first of it.
+    let gc = held(
+        &sandbox,
+        &hold,
+        "collect.next",
+        "banger-image gc --quiet --json",
+    );
+    let left = std::fs::read_dir(&blobs).unwrap().count();
+    assert!((100..253).contains(&left), "{left} blobs");
+    // It has not got the lock meanwhile: nobody waits for the rest.
+    sandbox.sh(&import).ok();
+    let removed = let_go(&hold, gc).records().len();
+    sandbox.sh("banger-image verify kept:1").ok();
+    assert!((250..=253).contains(&removed), "{removed} blobs");
+    assert_eq!(std::fs::read_dir(&blobs).unwrap().count(), 3);
+    sandbox.assert_nothing_leaked();
 }
 
 #[test]

@@ -29,7 +29,7 @@ pub(crate) fn prepare(bin: PathBuf) -> Result<Fixtures> {
     nix_fixtures::program(&fixtures, &directory)?;
     nix_fixtures::library(&fixtures, &directory)?;
     root_file_system(fixtures.system_layer(), &SYSTEM, &directory)?;
-    root_file_system(fixtures.resolved_layer(), &RESOLVED, &directory)?;
+    root_file_system(fixtures.host_layer(), &HOST, &directory)?;
     Ok(fixtures)
 }
 
@@ -74,10 +74,11 @@ fn umoci(fixtures: &Fixtures, directory: &Path) -> Result<()> {
 
 /// What makes an image of Debian a machine: its init, and Docker with what loads modules for it.
 const SYSTEM: [&str; 4] = ["systemd-sysv", "docker.io", "kmod", "apparmor"];
-/// What makes it a host of the bridge network, with the resolver that most hosts have.
-const RESOLVED: [&str; 6] = [
+/// What makes it a host of the bridge network, with what most hosts have for resolving and for interfaces.
+const HOST: [&str; 7] = [
     "systemd-sysv",
     "systemd-resolved",
+    "network-manager",
     "dbus",
     "kmod",
     "nftables",

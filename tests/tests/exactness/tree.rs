@@ -12,6 +12,8 @@ use std::process::Command;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
+use super::unmount::unmount;
+
 /// One file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Node {
@@ -205,9 +207,9 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let done = Command::new("umount").arg(self.directory.path()).status();
+        let done = unmount(self.directory.path());
         if !std::thread::panicking() {
-            assert!(done.is_ok_and(|status| status.success()), "unmounted");
+            assert_eq!(done, Ok(()), "unmounted");
         }
     }
 }

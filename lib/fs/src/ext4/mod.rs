@@ -337,6 +337,10 @@ fn file_type(mode: u16) -> u8 {
 }
 
 #[cfg(test)]
+#[path = "../../tests/common/unmount.rs"]
+mod unmount;
+
+#[cfg(test)]
 mod tests {
     use std::os::unix::fs::FileExt;
     use std::process::Command;
@@ -411,8 +415,7 @@ mod tests {
             }
         }
         drop(file);
-        let umount = Command::new("umount").arg(directory.path()).status();
-        assert!(umount.unwrap().success());
+        assert_eq!(unmount::unmount(directory.path()), Ok(()));
         assert_eq!(wrong, [0; 0], "the kernel reads each of four levels");
     }
 

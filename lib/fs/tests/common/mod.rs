@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod tar;
+mod unmount;
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -156,7 +157,10 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.directory.path()).status();
+        let done = unmount::unmount(self.directory.path());
+        if !std::thread::panicking() {
+            assert_eq!(done, Ok(()), "unmounted");
+        }
     }
 }
 

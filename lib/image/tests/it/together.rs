@@ -1,8 +1,10 @@
 //! Several commands at once: equal work is done once, other work goes on side by side.
 
+use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Barrier, Mutex};
+use std::sync::{Arc, Barrier, Condvar, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use lib_image::{ImportRequest, Input, import};
 use lib_model::{ImageRecord, Reference};
@@ -154,6 +156,36 @@ fn different_images_share_the_download_of_a_layer_and_wait_for_nothing_else() {
     });
     assert_eq!(held.server.count(&shared), 1);
     assert_eq!(place.listing("images").len(), 3);
+}
+
+#[test]
+fn the_layers_of_an_image_are_downloaded_side_by_side() {
+    let (registry, place) = (Registry::start(), Place::new());
+    let layers = ["a", "b", "c"].map(|name| Layer::gzip(&[Entry::file(name, noise(50_000))]));
+    let image = Image::new(layers.to_vec());
+    publish(&registry, &place, &image, "app:latest");
+    let digests = layers.map(|layer| digest(&layer.blob).to_string());
+    let paths = digests.clone();
+    let gate = (Mutex::new(BTreeSet::new()), Condvar::new());
+    // None of them is answered before all were asked for. Who asks for one after the other gets none.
+    let server = Faulty::before(registry.address(), move |request, _| {
+        let path = paths.iter().find(|path| request.path.ends_with(*path))?;
+        let (asked, changed) = &gate;
+        let mut asked = asked.lock().unwrap();
+        asked.insert(path.clone());
+        changed.notify_all();
+        let patience = Duration::from_secs(60);
+        let (_asked, waited) = changed
+            .wait_timeout_while(asked, patience, |asked| asked.len() < paths.len())
+            .unwrap();
+        waited
+            .timed_out()
+            .then(|| Fault::Status(404, String::new(), "nobody asked for the others"))
+    });
+    assert!(place.pull(&server.reference()).unwrap().changed);
+    for layer in &digests {
+        assert_eq!(server.count(layer), 1);
+    }
 }
 
 #[test]

@@ -5,6 +5,8 @@ pub(crate) mod image;
 pub(crate) mod layer;
 pub(crate) mod mount;
 pub(crate) mod registry;
+#[path = "../../../../fs/tests/common/unmount.rs"]
+mod unmount;
 
 use std::path::PathBuf;
 use std::sync::Mutex;

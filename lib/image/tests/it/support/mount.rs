@@ -5,6 +5,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::unmount::unmount;
+
 /// A read-only loop mount; unmounted at the end.
 pub(crate) struct Mount {
     directory: tempfile::TempDir,
@@ -93,11 +95,10 @@ fn describe(path: &Path) -> String {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        let status = Command::new("/usr/bin/umount")
-            .arg(self.directory.path())
-            .status()
-            .unwrap();
-        assert!(status.success());
+        let done = unmount(self.directory.path());
+        if !std::thread::panicking() {
+            assert_eq!(done, Ok(()), "unmounted");
+        }
     }
 }
 
@@ -125,10 +126,9 @@ impl Tmpfs {
 
 impl Drop for Tmpfs {
     fn drop(&mut self) {
-        let status = Command::new("/usr/bin/umount")
-            .arg(self.directory.path())
-            .status()
-            .unwrap();
-        assert!(status.success());
+        let done = unmount(self.directory.path());
+        if !std::thread::panicking() {
+            assert_eq!(done, Ok(()), "unmounted");
+        }
     }
 }
