@@ -117,6 +117,14 @@ let
     # What drop-ins offer, as in the unit.
     + " $DISKS $JAILS";
 
+  # The drop-ins are the same on every distribution; each says what it opens, and why.
+  offered = pkgs.runCommand "banger-netd-offers" { } (
+    "mkdir -p $out/lib/systemd/system/banger-netd.service.d\n"
+    + lib.concatMapStrings (offer: ''
+      cp ${../helper/netd/systemd + "/${offer}.conf"} $out/lib/systemd/system/banger-netd.service.d/${offer}.conf
+    '') cfg.networking.offer
+  );
+
   # The first address of the pool is the host's.
   gateway =
     let
@@ -206,6 +214,20 @@ in
         default = "10.83.0.0/16";
         example = "192.168.83.0/24";
         description = "Addresses of VMs. The first one is the host's; banger-netd chooses the others.";
+      };
+      offer = mkOption {
+        type = types.listOf (
+          types.enum [
+            "disks"
+            "jails"
+          ]
+        );
+        default = [ ];
+        example = [ "disks" ];
+        description = ''
+          What banger-netd does for its users beyond the network: block devices of files that they pass (`disks`), VMMs
+          in jails (`jails`). Either gives the daemon more rights on this host, above all CAP_SYS_ADMIN.
+        '';
       };
       dns = {
         enable = mkOption {
@@ -366,11 +388,16 @@ in
         "tun"
         "bridge"
         "nf_tables"
+      ]
+      ++ lib.optionals (lib.elem "disks" cfg.networking.offer) [
+        "loop"
+        "dm_mod"
       ];
+      systemd.packages = lib.optional (cfg.networking.offer != [ ]) offered;
       systemd.sockets.banger-netd.wantedBy = [ "sockets.target" ];
       systemd.services.banger-netd = {
         # Its restart touches no VM, and callers wait at the socket.
-        restartTriggers = [ netd ];
+        restartTriggers = [ netd ] ++ lib.optional (cfg.networking.offer != [ ]) offered;
         serviceConfig.ExecStart = [
           ""
           netd

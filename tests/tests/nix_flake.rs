@@ -189,4 +189,13 @@ fn the_flake_shows_checks_builds_and_runs() {
     assert!(help.ok().contains("Make, run and end microVMs"));
     let version = flake.nix("run path:. -- vm --version");
     assert!(version.ok().starts_with("banger-vm "));
+
+    // A guest of a closure, with a kernel of the store; nothing of it stays but what was imported.
+    let booted = flake.nix("run path:.#ephemeral -- uname -r");
+    assert_eq!(booted.ok().trim(), kernel_release(&sandbox), "{booted}");
+    let images = sandbox.sh("banger-image list --json").records();
+    let names = images[0]["names"][0].as_str().unwrap();
+    assert!(names.starts_with("nix/ephemeral:"), "{names}");
+    assert_eq!(images.len(), 1);
+    assert_eq!(sandbox.sh("banger-vm list").ok(), "");
 }

@@ -246,6 +246,14 @@ fn a_nixos_system_boots_its_own_init_with_its_own_kernel() {
         .sh("banger-vm exec v -- sh -c 'readlink /proc/1/exe; readlink /run/current-system'");
     let busybox = flake.build("busybox");
     assert_eq!(init.ok(), format!("{busybox}/bin/busybox\n{system}\n"));
+    // The kernel was told what the system says, but for what is the boot's own matter.
+    let told = sandbox.sh("banger-vm exec v -- cat /proc/cmdline");
+    assert!(
+        told.ok()
+            .starts_with("loglevel=4 banger.told=yes console=ttyS0 "),
+        "{told}"
+    );
+    assert!(!told.stdout.contains("root=fstab"), "{told}");
     // Its modules are there, and its own profile leads to it.
     let seen = sandbox.sh(
         "banger-vm exec v -- sh -c 'ls -d /lib/modules/$(uname -r)/kernel; \

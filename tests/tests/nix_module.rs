@@ -57,16 +57,21 @@ impl<'a> Module<'a> {
         serde_json::from_str(outcome.ok()).expect("nix prints JSON")
     }
 
-    /// Builds store paths of derivations that were evaluated.
-    fn built(&self, path: &Value) -> String {
+    /// Builds the store path of a derivation that was evaluated; returns where it is on this machine.
+    fn realised(&self, path: &Value) -> PathBuf {
         let path = path.as_str().expect("a path is text");
         // A plain evaluation leaves the derivation in the store.
         let find = format!(
-            "nix-store --query --deriver {path} 2> /dev/null; for d in /nix/store/*.drv; do \
-             nix-store --query --outputs $d | grep -qx {path} && nix-store --realise --quiet $d > /dev/null && cat {path} && exit; done"
+            "for d in /nix/store/*.drv; do nix-store --query --outputs $d | grep -qx {path} && \
+             exec nix-store --realise --quiet $d; done; exit 1"
         );
-        let outcome = self.nix.sh(&find);
-        outcome.ok().to_owned()
+        self.nix.sh(&find).ok();
+        self.nix.root().join(path.trim_start_matches("/nix/"))
+    }
+
+    /// As [`Module::realised`], of a file; returns its content.
+    fn built(&self, path: &Value) -> String {
+        fs::read_to_string(self.realised(path)).expect("the store can be read")
     }
 }
 
@@ -320,6 +325,81 @@ fn what_it_writes_is_what_systemd_and_banger_take() {
         ));
         security.ok();
     }
+}
+
+/// As [`THRESHOLDS`], of the daemon that offers all.
+const OFFERING: u32 = 42;
+
+const OFFERS: &str = r#"{ enable = true; networking.offer = [ "disks" "jails" ]; }"#;
+
+#[test]
+fn the_daemon_does_more_than_the_network_only_where_it_is_said() {
+    if skipped("root") {
+        return;
+    }
+    let sandbox = Sandbox::empty();
+    let module = Module::new(&sandbox);
+    let refused = module.evaluate(
+        "x86_64-linux",
+        &[(
+            "wrong",
+            "{ enable = true; networking.offer = [ \"disk\" ]; }",
+        )],
+    );
+    refused.exits(1).says("services.banger.networking.offer");
+
+    let report = module.report(&[("full", FULL), ("offers", OFFERS)]);
+    assert_eq!(packages(&report["full"]).len(), 1, "the package alone");
+    let offers = &report["offers"];
+    let modules = offers["modules"].as_array().unwrap();
+    for name in ["loop", "dm_mod"] {
+        assert!(modules.contains(&name.into()), "{modules:?}");
+    }
+    let [_, offered] = packages(offers)[..] else {
+        panic!("{offers:#}");
+    };
+    let offered = module.realised(offered);
+    // As NixOS joins the drop-ins of packages and its own (nixos/lib/systemd-lib.nix, generateUnits).
+    let units = sandbox.path("offers");
+    layout(&sandbox, offers, &units);
+    let source = sandbox.path("banger/helper/netd/systemd");
+    for name in ["disks.conf", "jails.conf"] {
+        let drop_in = format!("banger-netd.service.d/{name}");
+        let text = fs::read(offered.join("lib/systemd/system").join(&drop_in)).unwrap();
+        assert_eq!(text, fs::read(source.join(name)).unwrap(), "{name}");
+        fs::write(units.join(drop_in), text).unwrap();
+    }
+    let verified = sandbox.sh(&format!(
+        "cd {} && SYSTEMD_UNIT_PATH={}: systemd-analyze verify --man=no banger-netd.service",
+        units.display(),
+        units.display()
+    ));
+    assert_eq!((verified.ok(), &*verified.stderr), ("", ""), "{verified}");
+    // What systemd makes of them together, and of the command.
+    let command = fs::read_to_string(units.join("banger-netd.service.d/overrides.conf")).unwrap();
+    assert!(command.contains(" $DISKS $JAILS"), "{command}");
+    let security = sandbox.sh(&format!(
+        "cd {} && SYSTEMD_UNIT_PATH={}: systemd-analyze security --offline=true --threshold={OFFERING} \
+         banger-netd.service",
+        units.display(),
+        units.display()
+    ));
+    security.ok();
+    assert!(
+        security
+            .stdout
+            .contains("✗ CapabilityBoundingSet=~CAP_SYS_ADMIN"),
+        "{security}"
+    );
+}
+
+/// What has units beside the module's own.
+fn packages(report: &Value) -> Vec<&Value> {
+    report["packages"]
+        .as_array()
+        .expect("a list of packages")
+        .iter()
+        .collect()
 }
 
 /// Ten times the exposure level that units may have; why each opening is needed is said in the unit.

@@ -83,6 +83,7 @@ impl ImageConfig {
                 .labels
                 .and_then(|labels| labels.work_seed)
                 .unwrap_or_default(),
+            kernel_parameters: Vec::new(),
         };
         if !run.work_seed.is_empty() && !run.work_seed.starts_with('/') {
             let reason = format!(
@@ -185,6 +186,7 @@ mod tests {
                 cmd: vec![],
                 stop_signal: "SIGQUIT".into(),
                 work_seed: "/seed".into(),
+                kernel_parameters: vec![],
             },
             diff_ids: vec![Digest::from_sha256([7; 32])],
         };

@@ -352,6 +352,10 @@ pub struct OciConfig {
     /// `org.banger.work-seed`; empty for none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub work_seed: String,
+    /// What a NixOS system has its kernel told (`boot.kernelParams`): printable, without braces. No
+    /// registry's image has any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kernel_parameters: Vec<String>,
 }
 
 /// A kernel in the store.

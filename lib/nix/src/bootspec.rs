@@ -1,7 +1,7 @@
 //! NixOS systems: where `boot.json` says that kernel and init are (RFC 125), or, in a system for containers and in
 //! those of before 23.05, where they have always been.
 //!
-//! Four fields are read. The crate bootspec reads all, at the price of two errors of its own and a dependency for
+//! Five fields are read. The crate bootspec reads all, at the price of two errors of its own and a dependency for
 //! what these lines do.
 
 use std::fs;
@@ -28,6 +28,8 @@ pub struct System {
     pub modules: Option<PathBuf>,
     /// What stage 1 would execute.
     pub init: String,
+    /// What the kernel is told, without what is the boot's own matter here.
+    pub kernel_parameters: Vec<String>,
     /// For people.
     pub label: String,
 }
@@ -43,8 +45,24 @@ struct V1 {
     system: String,
     init: String,
     kernel: PathBuf,
+    #[serde(default, rename = "kernelParams")]
+    kernel_parameters: Vec<String>,
     label: String,
 }
+
+/// Where the root, the console and process 1 are is not the system's to say.
+const OURS: [&str; 8] = [
+    "console",
+    "init",
+    "initrd",
+    "rdinit",
+    "resume",
+    "root",
+    "rootflags",
+    "rootfstype",
+];
+/// Bytes of all together: a half of what a kernel reads (x86's COMMAND_LINE_SIZE is 2048), as ours come after them.
+const LONGEST: usize = 1024;
 
 impl System {
     /// OCI architecture of the machine that it is for; none for what is not Linux.
@@ -79,6 +97,7 @@ impl System {
             kernel: Some(v1.kernel),
             modules: modules(output)?,
             init: v1.init,
+            kernel_parameters: kernel_parameters(v1.kernel_parameters).map_err(malformed)?,
             label: v1.label,
         }))
     }
@@ -101,6 +120,7 @@ impl System {
             modules: kernel.as_ref().map_or(Ok(None), |_| modules(output))?,
             kernel,
             init: format!("{output}/init"),
+            kernel_parameters: Vec::new(),
             label: format!("NixOS {version}"),
         }))
     }
@@ -109,6 +129,27 @@ impl System {
 fn parse(bytes: &[u8]) -> Result<V1, String> {
     let document: Document = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
     Ok(document.v1)
+}
+
+/// Those that a VM's kernel is told. They become a part of an argument of the VMM, in which braces have a meaning.
+fn kernel_parameters(mut parameters: Vec<String>) -> Result<Vec<String>, String> {
+    let plain = |c: char| (c == ' ' || c.is_ascii_graphic()) && c != '{' && c != '}';
+    if let Some(odd) = parameters.iter().find(|text| !text.chars().all(plain)) {
+        return Err(format!(
+            "the kernel parameter {odd:?} has more than printable characters, or braces"
+        ));
+    }
+    parameters.retain(|text| {
+        let name = text.split_once('=').map_or(&**text, |(name, _)| name);
+        !OURS.contains(&name)
+    });
+    let length: usize = parameters.iter().map(|text| text.len() + 1).sum();
+    if length > LONGEST {
+        return Err(format!(
+            "the kernel parameters have {length} bytes, and {LONGEST} is the most"
+        ));
+    }
+    Ok(parameters)
 }
 
 /// `kernel-modules/lib/modules/<release>` of a system.
@@ -145,8 +186,29 @@ mod tests {
             (&*v1.init, &*v1.system),
             ("/nix/store/a/init", "x86_64-linux")
         );
+        assert_eq!(v1.kernel_parameters, ["quiet"]);
         for bad in [&b"{}"[..], b"", br#"{"v1":{"kernel":"x"}}"#] {
             assert!(parse(bad).is_err());
+        }
+    }
+
+    #[test]
+    fn a_kernel_is_told_what_the_system_says_and_not_where_its_root_is() {
+        let given = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        let parameters = given(&[
+            "console=tty0",
+            "loglevel=4",
+            "root=fstab",
+            "init=/nix/store/a/init",
+            "dyndbg=\"file x.c +p\"",
+            "nohibernate",
+        ]);
+        assert_eq!(
+            kernel_parameters(parameters).unwrap(),
+            ["loglevel=4", "dyndbg=\"file x.c +p\"", "nohibernate"]
+        );
+        for bad in ["a\nb", "caf\u{e9}", "{agent}", &"x".repeat(LONGEST)] {
+            assert!(kernel_parameters(given(&[bad])).is_err(), "{bad:?}");
         }
     }
 }

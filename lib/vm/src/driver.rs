@@ -64,6 +64,8 @@ pub struct LaunchPlan<'a> {
     pub memory: ByteSize,
     /// Uncompressed ELF kernel.
     pub vmlinux: &'a Path,
+    /// What the image has the kernel told; what the boot itself needs counts more.
+    pub kernel_parameters: &'a [String],
     /// Initramfs with the configuration in it.
     pub initrd: &'a Path,
     /// In the order in which the guest sees them.

@@ -186,10 +186,15 @@ fn kernel(arguments: &mut Arguments, plan: &LaunchPlan<'_>) -> Result<(), VmErro
     arguments.pair("-bios", "qboot.rom");
     arguments.pair("-kernel", text(plan.vmlinux)?);
     arguments.pair("-initrd", text(plan.initrd)?);
-    let mut options =
+    // Of two that say the same, the kernel takes the later one.
+    let mut options = plan.kernel_parameters.join(" ");
+    if !options.is_empty() {
+        options.push(' ');
+    }
+    options.push_str(
         "console=ttyS0 quiet panic=-1 reboot=t i8042.noaux i8042.nokbd i8042.dumbkbd \
-                       i8042.nopnp cryptomgr.notests random.trust_cpu=on net.ifnames=0 rdinit=/init"
-            .to_owned();
+                       i8042.nopnp cryptomgr.notests random.trust_cpu=on net.ifnames=0 rdinit=/init",
+    );
     if plan.acceleration == Acceleration::Tcg {
         // Emulation has no speculation to mitigate, and its TSC needs no calibration.
         options.push_str(" mitigations=off tsc=reliable no_timer_check");
@@ -275,6 +280,7 @@ mod tests {
             cpus: 2,
             memory: ByteSize(512 << 20),
             vmlinux: Path::new("/k/vmlinux"),
+            kernel_parameters: &[],
             initrd: Path::new("/i"),
             disks: vec![DiskPlan {
                 path: disk.into(),
@@ -296,6 +302,22 @@ mod tests {
         assert_eq!(value["file"]["filename"], "/s/a,readonly=off,b=\"x\"");
         assert_eq!(value["read-only"], true);
         assert!(Qemu.arguments(&plan("/s/{agent}/disk")).is_err());
+    }
+
+    #[test]
+    fn what_an_image_tells_the_kernel_comes_before_what_the_boot_needs() {
+        let parameters = ["loglevel=4".to_owned(), "console=tty0".to_owned()];
+        let plan = LaunchPlan {
+            kernel_parameters: &parameters,
+            ..plan("/d")
+        };
+        let arguments = Qemu.arguments(&plan).unwrap();
+        let at = arguments.iter().position(|a| a == "-append").unwrap();
+        let line = &arguments[at + 1];
+        assert!(
+            line.starts_with("loglevel=4 console=tty0 console=ttyS0 "),
+            "{line}"
+        );
     }
 
     #[test]

@@ -193,6 +193,7 @@ fn launch(store: &Store, vm: &VmRow, note: &dyn Fn(&str)) -> Result<(), VmError>
         cpus: vm.spec.cpus,
         memory: vm.spec.memory,
         vmlinux: &vmlinux,
+        kernel_parameters: &image.config.kernel_parameters,
         initrd: &initrd,
         disks: disks(context, vm, &image, &kernel),
         shares,

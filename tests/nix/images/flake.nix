@@ -97,7 +97,7 @@
             "org.nixos.bootspec.v1": {
               "init": "$out/init",
               "kernel": "${kernel}/bzImage",
-              "kernelParams": [ "loglevel=4" ],
+              "kernelParams": [ "loglevel=4", "root=fstab", "console=tty0", "banger.told=yes" ],
               "label": "NixOS-shaped (Linux ${host.kernelRelease})",
               "system": "x86_64-linux",
               "toplevel": "$out"

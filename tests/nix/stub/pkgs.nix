@@ -169,7 +169,7 @@ let
         mkdir -p $out/bin
         cp ${host.busybox} $out/bin/busybox
         for applet in $($out/bin/busybox --list); do
-          ln -sf busybox $out/bin/$applet
+          [ $applet = busybox ] || ln -sf busybox $out/bin/$applet
         done
         ln -sf busybox $out/bin/sh
       '';

@@ -71,6 +71,7 @@ fn request(args: &ImportArgs, config: &Config, filesystem: Filesystem) -> Import
             cmd: words(&args.cmd),
             stop_signal: String::new(),
             work_seed: String::new(),
+            kernel_parameters: Vec::new(),
         },
         limits: args.limits.over(&config.limits),
         size: args.size.choice(),

@@ -86,6 +86,7 @@ impl Import<'_> {
             run: OciConfig {
                 env: vec![SYSTEM_PATH.to_owned()],
                 entrypoint: vec![system.init.clone()],
+                kernel_parameters: system.kernel_parameters.clone(),
                 ..OciConfig::default()
             },
             kernel,

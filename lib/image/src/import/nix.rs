@@ -269,6 +269,7 @@ fn merged(own: &OciConfig, asked: &OciConfig) -> OciConfig {
         cmd: words(&asked.cmd, if command { &own.cmd } else { &asked.cmd }),
         stop_signal: text(&asked.stop_signal, &own.stop_signal),
         work_seed: text(&asked.work_seed, &own.work_seed),
+        kernel_parameters: own.kernel_parameters.clone(),
     }
 }
 

@@ -225,6 +225,7 @@ fn a_root_file_system_gets_its_configuration_from_options() {
             cmd: vec!["-l".into()],
             stop_signal: String::new(),
             work_seed: String::new(),
+            kernel_parameters: vec![],
         },
         ..called("host")
     };
