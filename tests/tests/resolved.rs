@@ -1,37 +1,37 @@
-//! The real systemd-resolved, with the real units, in a VM that plays the host.
+//! The real systemd-resolved and NetworkManager, with the real units, in a VM that plays the host (`netd::machine` boots
+//! it).
 
 use std::time::Duration;
 
-use banger_tests::{Outcome, Sandbox, eventually, skipped};
+use banger_tests::{Outcome, Sandbox, eventually};
 
 /// Systemd in emulation on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-#[test]
-#[ignore = "has not passed yet"]
-fn the_real_resolved_asks_the_server_of_names() {
-    if skipped("vm") {
-        return;
-    }
-    let sandbox = Sandbox::for_guests();
+/// The machine `host`, from an image where banger is installed as its units expect it.
+pub(crate) fn boot(sandbox: &Sandbox) {
     let archive = sandbox.path("image.tar");
-    let image = sandbox.fixtures().resolved().expect("cargo xtask made it");
+    let image = sandbox.fixtures().host().expect("cargo xtask made it");
     image
-        .write_archive(&archive, "resolved")
+        .write_archive(&archive, "host:latest")
         .expect("the sandbox can be written");
-    sandbox
-        .sh(&format!(
-            "banger-image import --quiet {}",
-            archive.display()
-        ))
-        .ok();
+    let import = format!("banger-image import --quiet {}", archive.display());
+    sandbox.sh(&import).ok();
     std::fs::remove_file(archive).expect("it was just written");
     sandbox
-        .sh("banger-vm create --quiet --name host --network user --memory 768M resolved")
+        .sh("banger-vm create --quiet --name host --network user --memory 768M host")
         .ok();
-    let on = |line: &str| sandbox.sh(&format!("banger-vm exec host -- {line}"));
-    on("systemctl is-system-running --wait");
-    on("groupadd --system banger").ok();
+    on(sandbox, "systemctl is-system-running --wait");
+    on(sandbox, "groupadd --system banger").ok();
+}
+
+fn on(sandbox: &Sandbox, line: &str) -> Outcome {
+    sandbox.sh(&format!("banger-vm exec host -- {line}"))
+}
+
+/// Through the real resolver, whichever part is restarted.
+pub(crate) fn names_are_routed(sandbox: &Sandbox) {
+    let on = |line: &str| on(sandbox, line);
     let started = on(
         "systemctl start banger-netd.socket banger-dns.socket banger-dns-guests.socket banger-dns-route.service",
     );
@@ -117,6 +117,31 @@ fn the_real_resolved_asks_the_server_of_names() {
     assert_eq!(on("banger-net route up").record()["changed"], true);
     is_well(&doctor());
     assert_eq!(on("banger-net route down").record()["changed"], true);
+}
+
+/// As the file that is installed beside it says.
+pub(crate) fn network_manager_leaves_our_interfaces_alone(sandbox: &Sandbox) {
+    let on = |line: &str| on(sandbox, line);
+    // One that is somebody's, so that there is a difference.
+    on("ip link add name other0 type bridge").ok();
+    on("ip address add 10.99.0.1/24 dev other0").ok();
+    on("ip link set other0 up").ok();
+    on("banger-net up").ok();
+    on("banger-net route up").ok();
+    on("systemctl start NetworkManager.service").ok();
+    let devices = on("nmcli --terse --fields DEVICE,STATE device");
+    let state = |name: &str| {
+        let lines = devices.ok().lines();
+        let mut states = lines.filter_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let state = states.next();
+        state
+            .unwrap_or_else(|| panic!("no {name}: {devices}"))
+            .to_owned()
+    };
+    assert_ne!(state("other0"), "unmanaged", "{devices}");
+    for ours in ["banger0", "banger-dns"] {
+        assert_eq!(state(ours), "unmanaged", "{devices}");
+    }
 }
 
 /// The records of a command that failed.

@@ -27,11 +27,12 @@ impl<'a> Systemd<'a> {
     fn start(sandbox: &'a Sandbox) -> Self {
         let units = sandbox.path("units");
         fs::create_dir_all(&units).expect("the sandbox can be written");
-        fs::write(
-            units.join("default.target"),
-            "[Unit]\nDescription=nothing\n",
-        )
-        .expect("the sandbox can be written");
+        // What every service has as its dependencies (systemd.service(5), default dependencies).
+        for target in ["default", "sysinit", "basic", "shutdown", "network"] {
+            let text = format!("[Unit]\nDescription={target} of a test\n");
+            fs::write(units.join(format!("{target}.target")), text)
+                .expect("the sandbox can be written");
+        }
         fs::write(sandbox.path("init.sh"), SCRIPT).expect("the sandbox can be written");
         let unshare = sandbox.start(&format!(
             "exec unshare --pid --fork --kill-child --mount --cgroup --uts --ipc sh {} {}",
@@ -127,7 +128,7 @@ ExecStart=
 ";
 
 #[test]
-#[ignore = "has not passed yet: the machine of the test has no sysinit.target"]
+#[ignore = "has not passed yet: the unit fails at its start in the machine of the test"]
 fn the_unit_of_a_vm_starts_when_the_guest_is_ready_and_shuts_it_down() {
     if skipped("vm") || skipped("root") {
         return;

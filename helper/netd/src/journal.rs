@@ -57,6 +57,8 @@ enum Line {
     Maker(Option<u32>),
     /// Rules of ours are in another program's firewall.
     Admitted(bool),
+    /// Whose request made the route of names.
+    Router(u32),
 }
 
 /// What the host has because of us, beside reservations.
@@ -65,15 +67,18 @@ struct Host {
     forwarding: bool,
     maker: Option<u32>,
     admitted: bool,
+    router: Option<u32>,
 }
 
 impl Host {
-    fn lines(self) -> [Line; 3] {
+    fn lines(self) -> impl Iterator<Item = Line> {
         [
             Line::Forwarding(self.forwarding),
             Line::Maker(self.maker),
             Line::Admitted(self.admitted),
         ]
+        .into_iter()
+        .chain(self.router.map(Line::Router))
     }
 }
 
@@ -131,6 +136,11 @@ impl Journal {
         self.host.maker
     }
 
+    /// The uid whose request made the route of names, if that is known.
+    pub(crate) fn router(&self) -> Option<u32> {
+        self.host.router
+    }
+
     /// Whether rules of ours are in another program's firewall.
     pub(crate) fn admitted(&self) -> bool {
         self.host.admitted
@@ -169,6 +179,12 @@ impl Journal {
     pub(crate) fn set_maker(&mut self, uid: u32) -> io::Result<()> {
         self.append(&Line::Maker(Some(uid)))?;
         self.host.maker = Some(uid);
+        Ok(())
+    }
+
+    pub(crate) fn set_router(&mut self, uid: u32) -> io::Result<()> {
+        self.append(&Line::Router(uid))?;
+        self.host.router = Some(uid);
         Ok(())
     }
 
@@ -245,6 +261,7 @@ fn replay(text: &[u8], path: &Path) -> io::Result<(BTreeMap<VmId, Kept>, Host)> 
             Ok(Line::Forwarding(ours)) => host.forwarding = ours,
             Ok(Line::Maker(uid)) => host.maker = uid,
             Ok(Line::Admitted(admitted)) => host.admitted = admitted,
+            Ok(Line::Router(uid)) => host.router = Some(uid),
             Err(_) if lines.peek().is_none() && !line.ends_with(b"\n") => {}
             Err(error) => {
                 let place = format!("{}, line {}: {error}", path.display(), number + 1);
@@ -283,6 +300,7 @@ mod tests {
         journal.set_forwarding(true).unwrap();
         journal.set_maker(7).unwrap();
         journal.set_admitted(true).unwrap();
+        journal.set_router(8).unwrap();
         let path = base.path().join(FILE);
         let mut file = OpenOptions::new().append(true).open(&path).unwrap();
         file.write_all(b"{\"set\":{\"vm\":\"00").unwrap();
@@ -294,6 +312,7 @@ mod tests {
             .collect();
         assert_eq!((addresses, journal.forwarding()), (vec![1, 3], true));
         assert_eq!((journal.maker(), journal.admitted()), (Some(7), true));
+        assert_eq!(journal.router(), Some(8));
         journal.drop(&kept(1).vm).unwrap();
         assert_eq!(Journal::open(base.path()).unwrap().kept().len(), 1);
     }

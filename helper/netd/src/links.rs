@@ -7,8 +7,9 @@ use std::os::fd::OwnedFd;
 use banger_failpoint::point;
 use banger_proto::{InterfaceName, VmId};
 use futures_util::{StreamExt, TryStreamExt};
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressScope;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use rtnetlink::{Error, Handle, LinkBridge, LinkDummy, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
@@ -74,7 +75,11 @@ impl Links {
 
     /// All that are ours.
     pub(crate) async fn ours(&self) -> io::Result<Vec<Link>> {
-        let mut links = self.handle.link().get().execute();
+        // Without counters, which are most of a message; all of them are here at once.
+        let mask = vec![LinkExtentMask::SkipStats];
+        let request = self.handle.link().get();
+        let request = request.set_filter_mask(AddressFamily::Unspec, mask);
+        let mut links = request.execute();
         let mut ours = Vec::new();
         while let Some(message) = links.next().await {
             let link = link(&message.map_err(failed)?);

@@ -30,6 +30,7 @@ mod resolved;
 mod rules;
 mod serve;
 mod sys;
+mod turns;
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
@@ -49,6 +50,7 @@ use options::{Options, Serve};
 use resolved::Resolved;
 use serve::Server;
 use tokio::task::{LocalSet, spawn_local};
+use turns::Turns;
 
 /// As it says hello.
 const PROGRAM: &str = concat!("banger-netd ", env!("CARGO_PKG_VERSION"));
@@ -155,11 +157,12 @@ async fn serve(options: Options, journal: Journal) -> io::Result<()> {
             links: Links::new(handle),
             nft: Nft::new(options.nft.clone()),
             resolved: Resolved::new(options.resolvectl.clone()),
-            jails: Jails {
+            jails: Rc::new(Jails {
                 qemu: options.qemu.clone(),
                 first_uid: options.first_uid,
                 root: options.state.join("jail"),
-            },
+                turns: Turns::default(),
+            }),
         },
         options.offered(),
     );

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::net::Ipv4Addr;
+use std::rc::Rc;
 
 use banger_proto::{Code, InterfaceName, NetworkStatus, Refusal, Reservation, VmId};
 
@@ -21,7 +22,7 @@ pub(crate) struct Through {
     pub(crate) links: Links,
     pub(crate) nft: Nft,
     pub(crate) resolved: Resolved,
-    pub(crate) jails: Jails,
+    pub(crate) jails: Rc<Jails>,
 }
 
 pub(crate) struct Network {
@@ -33,7 +34,7 @@ pub(crate) struct Network {
     pub(crate) nft: Nft,
     pub(crate) resolved: Resolved,
     pub(crate) offered: Vec<Feature>,
-    pub(crate) jails: Jails,
+    pub(crate) jails: Rc<Jails>,
     /// VMs whose interface is there, as the kernel said last.
     pub(crate) attached: HashSet<VmId>,
     /// The address that was given last.
@@ -328,6 +329,18 @@ impl Network {
         )))
     }
 
+    /// An address of another pool is on no bridge, and its number may be another VM's.
+    pub(crate) fn refuse_outside(&self, kept: &Kept) -> Result<(), Refusal> {
+        if self.pool.contains(kept.address) {
+            return Ok(());
+        }
+        let (name, address, pool) = (&kept.name, kept.address, self.pool);
+        let message =
+            format!("the address {address} of the VM {name} is outside of the pool {pool}");
+        Err(Refusal::new(Code::Exhausted, message)
+            .hint(format!("banger-vm start {name}   (reserves another one)")))
+    }
+
     /// The uid of a VM's jail, which nobody else has.
     pub(crate) fn jail_uid(&self, kept: &Kept) -> u32 {
         self.jails.first_uid + self.pool.number(kept.address)
@@ -371,6 +384,7 @@ impl Network {
             forwarding: forwarding::is_on().map_err(failed("read ip_forward"))?,
             forwarding_is_ours: self.journal.forwarding(),
             admitted: self.journal.admitted(),
+            leftovers: Vec::new(),
             program: PROGRAM.to_owned(),
         })
     }
@@ -390,6 +404,8 @@ impl Network {
             nat: kept.nat,
             group: kept.group.as_ref().map(|group| group.name.clone()),
             reserved_ms: kept.reserved_ms,
+            jailed: false,
+            devices: 0,
         }
     }
 }

@@ -31,7 +31,7 @@ const SETTINGS: [(&str, &str); 5] = [
 ];
 
 /// The program.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Resolved {
     configured: Option<PathBuf>,
 }

@@ -1,7 +1,7 @@
 //! Connections, side by side; requests, one after the other.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::rc::Rc;
@@ -13,7 +13,7 @@ use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::LinkMessage;
 use tokio::net::UnixStream;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 use tokio::task::spawn_local;
 
 use crate::connection::Connection;
@@ -27,8 +27,11 @@ const BREATH: Duration = Duration::from_millis(100);
 /// What connections share. All run in one thread.
 pub(crate) struct Server {
     pub(crate) options: Options,
-    /// Whoever has it performs a request; the others wait in the order in which they came.
+    /// Whoever has it performs a request; the others wait in the order in which they came. Nobody has it over what may
+    /// take long.
     pub(crate) network: Mutex<Network>,
+    /// The route of names is changed by one at a time: the host's resolver may take long. Taken before the network.
+    pub(crate) route: Mutex<()>,
     connections: RefCell<HashMap<u32, usize>>,
 }
 
@@ -51,6 +54,7 @@ impl Server {
         Rc::new(Server {
             options,
             network: Mutex::new(network),
+            route: Mutex::new(()),
             connections: RefCell::default(),
         })
     }
@@ -127,10 +131,7 @@ async fn requests(
 ) -> Result<(), Refusal> {
     while let Some((request, descriptors)) = connection.request().await? {
         let start = Instant::now();
-        let outcome = {
-            let mut network = server.network.lock().await;
-            operations::perform(&mut network, peer, &request, descriptors).await
-        };
+        let outcome = operations::perform(server, peer, &request, descriptors).await;
         let changed = outcome.as_ref().map(|(response, _)| response.changed);
         audit::request(peer, &request, changed, start.elapsed());
         let (answer, descriptor) = match outcome {
@@ -147,21 +148,35 @@ pub(crate) async fn watch(server: Rc<Server>) -> io::Result<()> {
     let groups = [rtnetlink::MulticastGroup::Link];
     let (connection, _handle, mut messages) = rtnetlink::new_multicast_connection(&groups)?;
     spawn_local(connection);
+    // Names only, and each once: messages are large, and wait here while somebody has the network.
+    let heard = Rc::new(RefCell::new(BTreeSet::new()));
+    let news = Rc::new(Notify::new());
+    spawn_local(follow(server, heard.clone(), news.clone()));
     while let Some((message, _)) = messages.next().await {
-        let Some(name) = tap_name(message.payload) else {
-            continue;
-        };
-        let mut network = server.network.lock().await;
-        let written = match network.look_at(&name).await {
-            Ok(false) => Ok(()),
-            Ok(true) => network.write_names(),
-            Err(refusal) => Err(refusal),
-        };
-        if let Err(refusal) = written {
-            audit::note(&refusal.message);
+        if let Some(name) = tap_name(message.payload) {
+            heard.borrow_mut().insert(name);
+            news.notify_one();
         }
     }
     Err(io::Error::other("the kernel tells of interfaces no more"))
+}
+
+async fn follow(server: Rc<Server>, heard: Rc<RefCell<BTreeSet<String>>>, news: Rc<Notify>) {
+    loop {
+        news.notified().await;
+        let mut network = server.network.lock().await;
+        let names = std::mem::take(&mut *heard.borrow_mut());
+        let mut changed = false;
+        for name in names {
+            match network.look_at(&name).await {
+                Ok(is_news) => changed |= is_news,
+                Err(refusal) => audit::note(&refusal.message),
+            }
+        }
+        if changed {
+            network.write_names_or_note();
+        }
+    }
 }
 
 fn tap_name(payload: NetlinkPayload<RouteNetlinkMessage>) -> Option<String> {

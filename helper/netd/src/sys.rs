@@ -4,7 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
 use banger_failpoint::point;
 use banger_proto::InterfaceName;
@@ -204,6 +204,64 @@ pub(crate) async fn ended(process: OwnedFd) -> io::Result<()> {
         .readable()
         .await?
         .retain_ready();
+    Ok(())
+}
+
+/// A file whose changes the kernel tells of, as it does of some in /proc, /sys and cgroups (poll(2), POLLPRI).
+#[derive(Debug)]
+pub(crate) struct Watched(AsyncFd<File>);
+
+impl Watched {
+    /// # Errors
+    /// A file that cannot be watched.
+    pub(crate) fn new(file: File) -> io::Result<Watched> {
+        // SAFETY: what is watched is a File, which always has the same descriptor and closes it last.
+        let watched = unsafe { AsyncFd::register_with_interest(file, Interest::PRIORITY) };
+        Ok(Watched(watched.map_err(|error| error.into_parts().1)?))
+    }
+
+    /// What is in it now. A change after this is the next one (kernfs_generic_poll() compares with the last read of the
+    /// same open file).
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub(crate) fn text(&self) -> io::Result<String> {
+        let mut buffer = [0; 4096];
+        let length = self.0.get_ref().read_at(&mut buffer, 0)?;
+        Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+    }
+
+    /// Waits for the next one.
+    ///
+    /// # Errors
+    /// Those of watching.
+    pub(crate) async fn changed(&self) -> io::Result<()> {
+        self.0.ready(Interest::PRIORITY).await?.clear_ready();
+        Ok(())
+    }
+}
+
+/// What is executed next inherits the standard streams and these descriptors, and no others (close_range(2), Linux
+/// 5.11).
+///
+/// # Errors
+/// `EBADF` when one is not open.
+pub(crate) fn inherit_only(kept: &[RawFd]) -> io::Result<()> {
+    // SAFETY: the call takes numbers, and closes nothing yet.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    nix::errno::Errno::result(result)?;
+    for number in kept {
+        // SAFETY: the call takes numbers.
+        let result = unsafe { libc::fcntl(*number, libc::F_SETFD, 0) };
+        nix::errno::Errno::result(result)?;
+    }
     Ok(())
 }
 

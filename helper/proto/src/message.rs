@@ -299,6 +299,9 @@ pub struct NetworkStatus {
     /// Another program's firewall was told to let the bridge through, until `down`.
     #[serde(default)]
     pub admitted: bool,
+    /// What is there for VMs that nobody reserved, in words; `gc` takes it away.
+    #[serde(default)]
+    pub leftovers: Vec<String>,
     /// The program that answers, with its version.
     pub program: String,
 }
@@ -332,6 +335,12 @@ pub struct Reservation {
     pub group: Option<GroupName>,
     /// When the address was reserved, milliseconds since 1970.
     pub reserved_ms: u64,
+    /// After `list`: something runs in its jail.
+    #[serde(default)]
+    pub jailed: bool,
+    /// After `list`: so many block devices are there for it.
+    #[serde(default)]
+    pub devices: u32,
 }
 
 /// Why a request was not done.

@@ -72,7 +72,12 @@ fn address_row(address: &AddressRecord, now: u64) -> [String; 8] {
         address.name.to_string(),
         address.id.as_str()[..12].to_owned(),
         address.address.to_string(),
-        either(address.attached, "attached", "reserved"),
+        match (address.attached, address.jailed) {
+            (_, true) => "jailed",
+            (true, _) => "attached",
+            (false, _) => "reserved",
+        }
+        .to_owned(),
         either(address.nat, "nat", "-"),
         address.group.clone().unwrap_or_else(|| "-".into()),
         address.interface.clone(),

@@ -495,6 +495,9 @@ pub struct NetworkRecord {
     /// Another program's firewall was told to let the bridge through, until `banger-net down`.
     #[serde(default)]
     pub admitted: bool,
+    /// What is there for VMs that are gone; `banger-net gc` takes it away.
+    #[serde(default)]
+    pub leftovers: Vec<String>,
     /// What serves it, with its version.
     pub daemon: String,
     /// Something was done by the command that prints this.
@@ -528,6 +531,12 @@ pub struct AddressRecord {
     pub group: Option<String>,
     /// When the address was reserved, milliseconds since 1970.
     pub created_ms: u64,
+    /// Its machine monitor runs in a jail of the daemon's.
+    #[serde(default)]
+    pub jailed: bool,
+    /// Block devices that the daemon made for it.
+    #[serde(default)]
+    pub devices: u32,
     /// Something was done by the command that prints this.
     #[serde(default)]
     pub changed: bool,

@@ -53,7 +53,17 @@ pub fn doctor(endpoint: &Endpoint, fix: bool, more: More<'_>) -> Vec<CheckRecord
         }
     };
     match client.status() {
-        Ok(status) => checks.push(well("daemon", format!("{} answers", status.program))),
+        Ok(status) => {
+            checks.push(well("daemon", format!("{} answers", status.program)));
+            if !status.leftovers.is_empty() {
+                let left = status.leftovers.join(", ");
+                checks.push(CheckRecord {
+                    ok: false,
+                    hint: Some("banger-net gc".into()),
+                    ..well("leftovers", format!("of VMs that are gone: {left}"))
+                });
+            }
+        }
         Err(error) => checks.push(failed("daemon", &error)),
     }
     let status = match client.up() {

@@ -26,6 +26,7 @@ pub fn network_record(status: NetworkStatus, changed: bool) -> NetworkRecord {
         forwarding: status.forwarding,
         forwarding_is_ours: status.forwarding_is_ours,
         admitted: status.admitted,
+        leftovers: status.leftovers,
         daemon: status.program,
         changed,
     }
@@ -51,6 +52,8 @@ pub fn address_record(reservation: Reservation, changed: bool) -> Result<Address
         nat: reservation.nat,
         group: reservation.group.map(String::from),
         created_ms: reservation.reserved_ms,
+        jailed: reservation.jailed,
+        devices: reservation.devices,
         changed,
     })
 }

@@ -74,6 +74,7 @@ impl Simulated {
             forwarding: self.forwarding,
             forwarding_is_ours: self.forwarding,
             admitted: self.admitted,
+            leftovers: Vec::new(),
             program: "a simulation".into(),
         })
     }
@@ -110,6 +111,8 @@ impl Simulated {
                 nat: false,
                 group: None,
                 reserved_ms: self.clock,
+                jailed: false,
+                devices: 0,
             };
             self.reserved.insert(vm.clone(), reservation.clone());
             return Ok(one(true, reservation));
@@ -241,6 +244,12 @@ impl Simulated {
             },
             Request::List {} => {
                 let mut list: Vec<_> = self.reserved.values().cloned().collect();
+                for reservation in &mut list {
+                    reservation.jailed = self.jails.contains_key(&reservation.vm);
+                    let devices = self.devices.iter();
+                    let own = devices.filter(|(vm, ..)| *vm == reservation.vm).count();
+                    reservation.devices = u32::try_from(own).unwrap_or(u32::MAX);
+                }
                 list.sort_by_key(|reservation| reservation.address);
                 Response {
                     changed: false,

@@ -7,9 +7,10 @@ use std::path::PathBuf;
 
 use banger_proto::{Answer, Code, GroupName, Request};
 use banger_tests::{Netd, Netns, Sandbox};
-use lib_net::{Client, NetError, PrivilegedOps};
+use lib_net::{Client, NetError, PrivilegedOps, RouteChange};
 use tempfile::TempDir;
 
+use super::route::stand_in;
 use super::{connect, name, reserve, sandbox, store, vm};
 
 const SOCKET: &str = "BANGER_TEST_OTHER_USER";
@@ -239,6 +240,36 @@ fn the_network_goes_for_root_and_for_who_made_it() {
     );
     assert!(ask(4001, Request::Up {}).is_ok());
     assert!(connect(&netd).down().unwrap().0);
+}
+
+#[test]
+fn the_route_goes_for_root_and_for_who_made_it() {
+    let Some(sandbox) = sandbox() else { return };
+    let (netns, common) = (Netns::new(&sandbox), Common::new());
+    let arguments = format!("--resolvectl {}", stand_in(&sandbox).display());
+    let netd = start(&sandbox, &netns, &common, &arguments);
+    let ask = |uid, change| {
+        let request = Request::Route { change };
+        common
+            .ask(&sandbox, uid, "--groups=4050", &[request])
+            .remove(0)
+    };
+    assert!(ask(4001, RouteChange::Down).is_ok_and(|r| !r.changed));
+    assert!(ask(4001, RouteChange::Up).is_ok_and(|r| r.changed));
+    let before = netns.state(&sandbox);
+    assert_eq!(code(&ask(4002, RouteChange::Down)), Some(Code::Denied));
+    assert!(ask(4002, RouteChange::Up).is_ok_and(|r| !r.changed));
+    netd.kill();
+    let netd = start(&sandbox, &netns, &common, &arguments);
+    assert_eq!(code(&ask(4002, RouteChange::Down)), Some(Code::Denied));
+    assert_eq!(netns.state(&sandbox), before);
+    assert!(
+        ask(4001, RouteChange::Down).is_ok_and(|r| r.changed),
+        "it remembers"
+    );
+    assert!(ask(4002, RouteChange::Up).is_ok_and(|r| r.changed));
+    assert_eq!(code(&ask(4001, RouteChange::Down)), Some(Code::Denied));
+    assert!(connect(&netd).route(RouteChange::Down).unwrap().0);
 }
 
 #[test]

@@ -129,6 +129,34 @@ fn without_nft_nothing_is_made() {
 }
 
 #[test]
+fn addresses_outside_of_the_pool_are_not_used() {
+    let Some(sandbox) = sandbox() else { return };
+    let netns = Netns::new(&sandbox);
+    let netd = Netd::start(&sandbox, &netns, "--pool 10.9.8.0/29");
+    let mut ops = connect(&netd);
+    let old = reserve(&mut ops, 1).address;
+    ops.nat(vm(1), true).unwrap();
+    netd.kill();
+    // The administrator chooses another one.
+    let netd = Netd::start(&sandbox, &netns, "--pool 10.7.0.0/24");
+    let mut ops = connect(&netd);
+    let before = netns.state(&sandbox);
+    let refusal = refusal(ops.attach(vm(1)));
+    assert_eq!(refusal.code, Code::Exhausted, "{refusal:?}");
+    let words = format!("the address {old} of the VM v1 is outside of the pool 10.7.0.0/24");
+    assert!(refusal.message.contains(&words), "{refusal:?}");
+    assert_eq!(netns.state(&sandbox), before);
+    ops.up().unwrap();
+    let new = reserve(&mut ops, 1);
+    assert_eq!(new.address.octets()[..3], [10, 7, 0]);
+    assert!(new.nat);
+    let rules = netns.run(&sandbox, "nft list table inet banger");
+    assert!(rules.ok().contains(&new.address.to_string()), "{rules}");
+    assert!(!rules.ok().contains(&old.to_string()), "{rules}");
+    ops.attach(vm(1)).unwrap();
+}
+
+#[test]
 fn a_pool_has_an_end() {
     let Some(sandbox) = sandbox() else { return };
     let netns = Netns::new(&sandbox);

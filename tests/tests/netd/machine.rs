@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use banger_tests::{Netd, Sandbox, eventually, skipped};
+use banger_tests::{Sandbox, eventually, skipped};
 use lib_net::{
     Acceleration, Client, Code, KernelArguments, Machine, PrivilegedOps, SOCKET, Signal,
 };
@@ -19,6 +19,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::disks::loops;
 use super::life::PATIENCE;
 use super::{reserve, store, vm};
+use crate::resolved;
 
 /// Of systemd-analyze(1), in tenths, without drop-ins and with both.
 const THRESHOLDS: [u32; 2] = [20, 33];
@@ -26,95 +27,88 @@ const THRESHOLDS: [u32; 2] = [20, 33];
 const PROGRAM: &str = "/usr/libexec/banger/banger-netd";
 const DROP_INS: &str = "/etc/systemd/system/banger-netd.service.d";
 
-/// A file system to be unpacked over the machine's own.
-struct Overlay(PathBuf);
-
-impl Overlay {
-    fn add(&self, from: &Path, to: &str) {
-        let place = self.0.join(to.trim_start_matches('/'));
-        fs::create_dir_all(place.parent().expect("it has a directory"))
-            .expect("the sandbox can be written");
-        fs::copy(from, &place).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
-    }
-
-    /// A program at its own place, with the libraries that the image may lack.
-    fn add_program(&self, sandbox: &Sandbox, from: &Path, to: &str) {
-        self.add(from, to);
-        let list = sandbox.sh(&format!("ldd {}", from.display()));
-        for library in list
-            .ok()
-            .lines()
-            .filter_map(|line| line.split_whitespace().nth(2))
-        {
-            // Every image has its own of these.
-            if library.starts_with('/')
-                && !["libc.so", "libm.so"]
-                    .iter()
-                    .any(|name| library.contains(name))
-            {
-                self.add(Path::new(library), library);
-            }
-        }
-    }
-}
-
 fn units() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../helper/netd/systemd")
 }
 
+/// A program, and those libraries that not every Debian has.
+fn add_program(sandbox: &Sandbox, root: &Path, from: &Path, to: &str) {
+    let list = sandbox.sh(&format!("ldd {}", from.display()));
+    let libraries = list
+        .ok()
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(2));
+    let own = ["libc.so", "libm.so", "libgcc_s.so"];
+    let libraries = libraries
+        .filter(|path| path.starts_with('/') && !own.iter().any(|name| path.contains(name)))
+        .map(|path| (PathBuf::from(path), path.to_owned()));
+    for (from, to) in libraries.chain([(from.to_owned(), to.to_owned())]) {
+        let place = root.join(to.trim_start_matches('/'));
+        fs::create_dir_all(place.parent().expect("it has a directory"))
+            .expect("the sandbox can be written");
+        fs::copy(&from, &place).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
+    }
+}
+
+/// What is in the machine besides its image: drop-ins, a copy of this program, and one that stands for QEMU.
+fn overlay(sandbox: &Sandbox) -> PathBuf {
+    let root = sandbox.path("overlay");
+    let drop_ins = root.join(DROP_INS.trim_start_matches('/'));
+    fs::create_dir_all(&drop_ins).expect("the sandbox can be written");
+    for name in ["disks.conf", "jails.conf"] {
+        let text = fs::read_to_string(units().join(name)).expect("it is in the tree");
+        // Another emulation within emulation would take minutes.
+        let text = text.replace(
+            "--offer jails",
+            "--offer jails --qemu /usr/libexec/banger/idle",
+        );
+        fs::write(drop_ins.join(name), text).expect("the sandbox can be written");
+    }
+    let idle = sandbox.fixtures().bin().join("idle");
+    add_program(sandbox, &root, &idle, "/usr/libexec/banger/idle");
+    // Without what only a debugger reads: all of it goes through an emulated port.
+    let own = std::env::current_exe().expect("a process has an executable");
+    let stripped = sandbox.path("inside");
+    let strip = format!("strip -o {} {}", stripped.display(), own.display());
+    sandbox.sh(&strip).ok();
+    add_program(sandbox, &root, &stripped, "/root/inside");
+    root
+}
+
+/// With the units as they are shipped.
 #[test]
-#[ignore = "never seen to pass: its first run did not end on a machine with a load of 20"]
+#[ignore = "has not passed yet: units, route and server run, and the real resolver does not find the name"]
+fn under_systemd_with_a_resolver() {
+    if skipped("vm") {
+        return;
+    }
+    let sandbox = Sandbox::for_guests();
+    resolved::boot(&sandbox);
+    resolved::names_are_routed(&sandbox);
+    resolved::network_manager_leaves_our_interfaces_alone(&sandbox);
+}
+
+#[test]
+#[ignore = "has not passed yet: jails start, and then it hangs before its end, when a daemon is killed or later"]
 fn under_systemd_with_a_device_mapper() {
     if skipped("vm") {
         return;
     }
-    let sandbox = Sandbox::with_system();
-    let overlay = Overlay(sandbox.path("overlay"));
-    overlay.add(&Netd::program(&sandbox), PROGRAM);
-    for unit in ["banger-netd.service", "banger-netd.socket"] {
-        overlay.add(&units().join(unit), &format!("/etc/systemd/system/{unit}"));
-    }
-    for drop_in in ["disks.conf", "jails.conf"] {
-        overlay.add(&units().join(drop_in), &format!("{DROP_INS}/{drop_in}"));
-    }
-    // There is no QEMU in the machine, and another one in emulation within emulation would take minutes.
-    let idle = sandbox.fixtures().bin().join("idle");
-    overlay.add_program(&sandbox, &idle, "/usr/libexec/banger/idle");
-    let nft = [Path::new("/usr/sbin/nft"), Path::new("/sbin/nft")];
-    let nft = nft
-        .into_iter()
-        .find(|path| path.exists())
-        .expect("nftables is installed");
-    overlay.add_program(&sandbox, nft, "/usr/sbin/nft");
-    // Without what only a debugger reads: all of it goes through an emulated port.
-    let own = std::env::current_exe().expect("a process has an executable");
-    let stripped = sandbox.path("inside");
-    sandbox
-        .sh(&format!(
-            "strip -o {} {}",
-            stripped.display(),
-            own.display()
-        ))
-        .ok();
-    overlay.add_program(&sandbox, &stripped, "/root/inside");
-    sandbox
-        .sh("banger-vm create --quiet --network none --memory 768M --name v system")
-        .ok();
+    let sandbox = Sandbox::for_guests();
+    resolved::boot(&sandbox);
     let copied = sandbox.sh(&format!(
-        "tar -C {} -c . | banger-vm exec v -- tar -C / --no-same-owner --keep-directory-symlink -x",
-        overlay.0.display()
+        "tar -C {} -c . | banger-vm exec host -- tar -C / --no-same-owner --keep-directory-symlink -x",
+        overlay(&sandbox).display()
     ));
     copied.ok();
     let script = "set -e
-        groupadd --system banger
-        sed -i 's/--offer jails/--offer jails --qemu \\/usr\\/libexec\\/banger\\/idle/' {DROP_INS}/jails.conf
         systemctl daemon-reload
-        systemctl enable --now banger-netd.socket
-        /root/inside --ignored --exact --nocapture netd::machine::inside";
-    let script = script.replace("{DROP_INS}", DROP_INS);
-    let ran = sandbox.feed("banger-vm exec v -- sh -s", script.as_bytes());
+        systemctl start banger-netd.socket
+        exec /root/inside --ignored --exact --nocapture netd::machine::inside";
+    let ran = sandbox.feed("banger-vm exec host -- sh -s", script.as_bytes());
     println!("{}", ran.stdout);
-    let journal = || sandbox.sh("banger-vm exec v -- journalctl --no-pager -u banger-netd -n 60");
+    let journal =
+        || sandbox.sh("banger-vm exec host -- journalctl --no-pager -u banger-netd -n 60");
     assert_eq!(ran.status, 0, "{ran}\n{}", journal());
     assert!(ran.stdout.contains("SCORE "), "{ran}");
 }
@@ -147,7 +141,8 @@ fn end_daemon(how: &str) -> Client {
     let before = main_pid();
     match how {
         "restart" => run("systemctl", &["restart", "banger-netd.service"]),
-        _ => run("kill", &["-9", &before]),
+        // A program kill(1) is not everywhere.
+        _ => run("sh", &["-c", &format!("kill -9 {before}")]),
     };
     let mut client = eventually("it serves again", PATIENCE, || {
         Client::connect(Path::new(SOCKET)).ok()

@@ -1,45 +1,65 @@
-//! The cgroup of a jail (cgroups(7), version 2). Where systemd runs it is a scope, and the path is the same.
+//! The cgroup of a jail (cgroups(7)), of version 2 where there is one. Where systemd runs it is a scope, and the path
+//! is the same.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use banger_proto::VmId;
+use nix::libc;
+use tokio::time::timeout;
 
 use crate::sys;
 
 const SLICE: &str = "banger.slice";
+const PREFIX: &str = "banger-jail-";
+const SUFFIX: &str = ".scope";
 const PROCESSES: &str = "cgroup.procs";
+/// Of version 2 only.
+const EVENTS: &str = "cgroup.events";
+
+/// The kernel takes a process out of its cgroup while it ends, which needs no one.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The unit's name.
 pub(super) fn unit(vm: &VmId) -> String {
-    format!("banger-jail-{vm}.scope")
+    format!("{PREFIX}{vm}{SUFFIX}")
 }
 
 fn path(vm: &VmId) -> io::Result<PathBuf> {
-    Ok(hierarchy()?.join(SLICE).join(unit(vm)))
+    Ok(slice()?.join(unit(vm)))
 }
 
-/// Where version 2 is mounted.
-fn hierarchy() -> io::Result<PathBuf> {
+fn slice() -> io::Result<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
-    mount_point(&mounts).ok_or_else(|| {
-        let message =
-            "this host has no cgroup hierarchy of version 2, which jails need (mount -t cgroup2)";
+    let hierarchy = hierarchy(&mounts).ok_or_else(|| {
+        let message = "this host has no cgroup hierarchy, which jails need (mount -t cgroup2)";
         io::Error::new(io::ErrorKind::Unsupported, message)
-    })
+    })?;
+    Ok(hierarchy.join(SLICE))
 }
 
-/// The second field of the first line of that type (fstab(5)).
-fn mount_point(mounts: &str) -> Option<PathBuf> {
-    mounts
-        .lines()
-        .map(|line| line.split(' ').collect::<Vec<_>>())
-        .find_map(|fields| match fields[..] {
-            [_, place, "cgroup2", ..] => Some(PathBuf::from(place)),
-            _ => None,
-        })
+/// Version 2; without it the hierarchy of version 1 that a service manager keeps processes in (`name=systemd`), else any
+/// (fstab(5), cgroups(7)).
+fn hierarchy(mounts: &str) -> Option<PathBuf> {
+    let mut found: Option<(u8, &str)> = None;
+    for line in mounts.lines() {
+        let fields: Vec<_> = line.split(' ').collect();
+        let (place, rank) = match fields[..] {
+            [_, place, "cgroup2", ..] => (place, 3),
+            [_, place, "cgroup", options, ..] => {
+                let named = options.split(',').any(|option| option.starts_with("name="));
+                (place, if named { 2 } else { 1 })
+            }
+            _ => continue,
+        };
+        if found.is_none_or(|(best, _)| rank > best) {
+            found = Some((rank, place));
+        }
+    }
+    found.map(|(_, place)| PathBuf::from(place))
 }
 
 pub(super) fn make(vm: &VmId) -> io::Result<PathBuf> {
@@ -48,9 +68,80 @@ pub(super) fn make(vm: &VmId) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// One that is in use is not removed; one that is gone, or systemd's, is as good.
-pub(super) fn remove(vm: &VmId) -> io::Result<()> {
-    fs::remove_dir(path(vm)?)
+/// Removes one in which nothing runs any more. One that is gone is as good.
+///
+/// # Errors
+/// `EBUSY` when something runs in it; those of rmdir(2), as where it is systemd's.
+pub(super) async fn remove(vm: &VmId) -> io::Result<()> {
+    let path = path(vm)?;
+    match fs::remove_dir(&path) {
+        // Processes that end are seen no more, and may be in it for a moment all the same.
+        Err(error) if is(&error, libc::EBUSY) && numbers(vm)?.is_empty() => {
+            if !unpopulated(&path.join(EVENTS)).await? {
+                return Err(error);
+            }
+            fs::remove_dir(path)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+/// Waits until the kernel says so. Version 1 says nothing: there a process has left before its end can be waited for.
+async fn unpopulated(events: &Path) -> io::Result<bool> {
+    let file = match File::open(events) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        file => file?,
+    };
+    let watched = sys::Watched::new(file)?;
+    let settled = async {
+        while watched.text()?.contains("populated 1") {
+            watched.changed().await?;
+        }
+        Ok::<_, io::Error>(())
+    };
+    match timeout(PATIENCE, settled).await {
+        Ok(Ok(())) => Ok(true),
+        // It was removed meanwhile.
+        Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound || is(&error, libc::ENODEV) => {
+            Ok(true)
+        }
+        Ok(Err(error)) => Err(error),
+        Err(_) => Ok(false),
+    }
+}
+
+/// VMs in whose cgroup something runs.
+///
+/// # Errors
+/// Those of listing.
+pub(super) fn occupied() -> io::Result<Vec<VmId>> {
+    let entries = match slice().and_then(fs::read_dir) {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::Unsupported
+            ) =>
+        {
+            return Ok(Vec::new());
+        }
+        entries => entries?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name();
+        let vm = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX))
+            .and_then(|vm| VmId::try_from(vm).ok());
+        if let Some(vm) = vm
+            && !numbers(&vm)?.is_empty()
+        {
+            found.push(vm);
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// What is in it; each was still in it when its descriptor was there, so no number was given to another process.
@@ -60,7 +151,7 @@ pub(super) fn processes(vm: &VmId) -> io::Result<Vec<OwnedFd>> {
         match sys::pidfd_open(pid) {
             Ok(process) if numbers(vm)?.contains(&pid) => found.push(process),
             Ok(_) => {}
-            Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => {}
+            Err(error) if is(&error, libc::ESRCH) => {}
             Err(error) => return Err(error),
         }
     }
@@ -72,7 +163,7 @@ fn numbers(vm: &VmId) -> io::Result<Vec<i32>> {
         Err(error)
             if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::Unsupported)
                 // It was removed while it was read (kernfs).
-                || error.raw_os_error() == Some(nix::libc::ENODEV) =>
+                || is(&error, libc::ENODEV) =>
         {
             String::new()
         }
@@ -85,17 +176,27 @@ fn numbers(vm: &VmId) -> io::Result<Vec<i32>> {
         .collect())
 }
 
+fn is(error: &io::Error, number: i32) -> bool {
+    error.raw_os_error() == Some(number)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn version_2_is_found_beside_version_1() {
-        let hybrid = "cgroup /sys/fs/cgroup/cpu cgroup rw 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
-        assert_eq!(mount_point(hybrid), Some("/sys/fs/cgroup/unified".into()));
-        assert_eq!(
-            mount_point("cgroup /sys/fs/cgroup/cpu cgroup rw 0 0\n"),
-            None
-        );
+    fn version_2_is_taken_before_version_1_and_systemds_before_a_controllers() {
+        let memory = "cgroup /sys/fs/cgroup/memory cgroup rw,relatime,memory 0 0\n";
+        let named = "cgroup /sys/fs/cgroup/systemd cgroup rw,relatime,xattr,name=systemd 0 0\n";
+        let unified = "cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+        for (mounts, found) in [
+            (format!("{memory}{unified}{named}"), Some("unified")),
+            (format!("{memory}{named}"), Some("systemd")),
+            (memory.to_owned(), Some("memory")),
+            ("tmpfs /sys/fs/cgroup tmpfs rw 0 0\n".to_owned(), None),
+        ] {
+            let place = found.map(|name| Path::new("/sys/fs/cgroup").join(name));
+            assert_eq!(hierarchy(&mounts), place, "{mounts}");
+        }
     }
 }

@@ -94,6 +94,8 @@ fn become_it(entrance: &Entrance) -> io::Result<Infallible> {
     // Closed by execve(2): then the daemon knows that it was done.
     let mut daemon = File::from(io::stdout().as_fd().try_clone_to_owned()?);
     streams(entrance.log)?;
+    // Whatever this process inherited, from whomever, ends here.
+    sys::inherit_only(&entrance.kept)?;
     let Err(error) = execve(&program, &arguments, &[] as &[CString]);
     writeln!(
         daemon,

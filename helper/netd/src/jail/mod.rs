@@ -28,6 +28,7 @@ use tokio::time::timeout;
 
 pub(crate) use inside::enter;
 
+use crate::turns::{Turn, Turns};
 use crate::{audit, sys};
 
 /// The word on the command line of a process that goes into a jail.
@@ -52,6 +53,8 @@ pub(crate) struct Jails {
     pub(crate) first_uid: u32,
     /// A directory of ours, on which each jail mounts its root in a namespace of its own.
     pub(crate) root: PathBuf,
+    /// Whose jail is being started, or ended.
+    pub(crate) turns: Turns,
 }
 
 /// What a machine is made of, each looked at before.
@@ -78,16 +81,19 @@ struct Entrance {
     kernel: RawFd,
     initrd: RawFd,
     log: RawFd,
+    /// What the machine monitor has, beside its standard streams.
+    kept: Vec<RawFd>,
     kvm: bool,
 }
 
 impl Jails {
-    /// Starts a machine; returns what tells of its end.
+    /// Starts a machine in its VM's turn; returns what tells of its end.
     ///
     /// # Errors
     /// A program that others could have written; any step on the way. Then nothing runs.
     pub(crate) async fn launch(
         &self,
+        _turn: &Turn,
         vm: &VmId,
         uid: u32,
         machine: &Machine,
@@ -104,7 +110,7 @@ impl Jails {
         let started = self.start(vm, uid, machine, parts, cgroup.as_deref()).await;
         if started.is_err() {
             // The cause is told; an empty cgroup is taken again by the next launch.
-            let _ = cgroup::remove(vm);
+            let _ = cgroup::remove(vm).await;
         }
         started
     }
@@ -127,6 +133,7 @@ impl Jails {
             kernel: kept.kernel.as_raw_fd(),
             initrd: kept.initrd.as_raw_fd(),
             log: kept.log.as_raw_fd(),
+            kept: kept.numbers(),
             kvm: machine.acceleration == Acceleration::Kvm,
         };
         let (spec, mut writer) = io::pipe()?;
@@ -163,13 +170,14 @@ impl Jails {
             Err(error) => error.to_string(),
         };
         if said.is_empty() {
-            let vm = vm.clone();
+            let (vm, turns) = (vm.clone(), self.turns.clone());
             tokio::task::spawn_local(async move {
                 if let Ok(status) = child.wait().await {
                     audit::note(&format!("the jail of {vm} ended: {status}"));
                 }
-                // One that has a process again is in use.
-                let _ = cgroup::remove(&vm);
+                // Not between the next launch and its first process. One that has a process again is in use.
+                let _turn = turns.take(&vm).await;
+                let _ = cgroup::remove(&vm).await;
             });
             return Ok(process);
         }
@@ -197,8 +205,13 @@ impl Jails {
         Ok(!processes.is_empty())
     }
 
-    /// Ends all that runs in a VM's jail, and waits for it. Returns whether there was something.
-    pub(crate) async fn end(vm: &VmId) -> io::Result<bool> {
+    /// VMs in whose jail something runs.
+    pub(crate) fn running() -> io::Result<Vec<VmId>> {
+        cgroup::occupied()
+    }
+
+    /// Ends all that runs in a VM's jail in its turn, and waits for it. Returns whether there was something.
+    pub(crate) async fn end(_turn: &Turn, vm: &VmId) -> io::Result<bool> {
         let mut changed = false;
         while Jails::signal(vm, nix::libc::SIGKILL)? {
             changed = true;
@@ -209,7 +222,7 @@ impl Jails {
                     .map_err(|_| late())??;
             }
         }
-        let _ = cgroup::remove(vm);
+        let _ = cgroup::remove(vm).await;
         Ok(changed)
     }
 }
@@ -248,7 +261,7 @@ fn refuse_unsafe(program: &Path) -> io::Result<()> {
 }
 
 /// Copies of descriptors that survive exec(3). This process has one thread, and starts nothing else before they
-/// are closed.
+/// are closed. The jail closes whatever else it inherits.
 struct Inherited {
     kernel: OwnedFd,
     initrd: OwnedFd,
@@ -279,6 +292,14 @@ impl Inherited {
                 .map(|d| copy(d))
                 .collect::<Result<_, _>>()?,
         })
+    }
+
+    /// Of those that the machine monitor keeps.
+    fn numbers(&self) -> Vec<RawFd> {
+        let sockets = [&self.console, &self.qmp, &self.agent];
+        let others = self.tap.iter().chain(&self.disks);
+        let kept = sockets.into_iter().chain(others);
+        kept.map(AsRawFd::as_raw_fd).collect()
     }
 }
 

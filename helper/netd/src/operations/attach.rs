@@ -12,6 +12,7 @@ use crate::peer::Peer;
 
 pub(super) async fn run(network: &mut Network, peer: &Peer, vm: &VmId) -> Outcome {
     let kept = owned(network, peer, vm)?;
+    network.refuse_outside(&kept)?;
     let interface = kept.interface();
     let there = network.links.find(&interface).await;
     match there.map_err(failed(format!("look at {interface}")))? {

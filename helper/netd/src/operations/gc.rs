@@ -1,29 +1,34 @@
-//! `gc`: what has no owner goes: interfaces without a reservation, and the caller's reservations for VMs
+//! `gc`: what has no owner goes: interfaces, block devices and jails without a reservation, and the caller's reservations for VMs
 //! that are not in the store that it names.
 
 use std::collections::HashSet;
 
 use banger_proto::{Refusal, Reply, StoreTag, VmId};
 
-use super::{Outcome, now_ms, release, replied, unmap};
+use super::{Outcome, now_ms, release, replied, status, unmap};
+use crate::jail::Jails;
 use crate::network::{Network, failed};
-use crate::options::Feature;
 use crate::peer::Peer;
+use crate::serve::Server;
 
 pub(super) async fn run(
-    network: &mut Network,
+    server: &Server,
     peer: &Peer,
     store: &StoreTag,
     keep: &[VmId],
     min_age_s: u64,
 ) -> Outcome {
+    let mut network = server.network.lock().await;
     let orphans = network.look().await?;
     let mut changed = !orphans.is_empty();
     for link in &orphans {
         let deleted = network.links.delete(link).await;
         deleted.map_err(failed(format!("remove {}", link.name)))?;
     }
-    changed |= unmap_orphans(network)?;
+    for vm in status::stray_devices(&network)? {
+        changed |= unmap::remove(&vm)?;
+    }
+    let stray = status::stray_jails(&network)?;
     let keep: HashSet<&VmId> = keep.iter().collect();
     let oldest = now_ms().saturating_sub(min_age_s.saturating_mul(1000));
     let kept = network.journal.kept().values();
@@ -33,11 +38,24 @@ pub(super) async fn run(
         .filter(|kept| kept.reserved_ms <= oldest)
         .map(|kept| network.reservation(kept))
         .collect();
+    let jails = network.jails.clone();
+    drop(network);
     let mut first: Option<Refusal> = None;
+    for vm in &stray {
+        match end_stray(server, &jails, vm).await {
+            Ok(ended) => changed |= ended,
+            Err(refusal) => {
+                first.get_or_insert(refusal);
+            }
+        }
+    }
     let mut given_back = Vec::new();
     for reservation in lost {
-        match release::run(network, peer, &reservation.vm).await {
-            Ok(_) => given_back.push(reservation),
+        let vm = &reservation.vm;
+        let unused = |network: &Network| !network.attached.contains(vm);
+        match release::give_back(server, peer, vm, unused).await {
+            Ok((response, _)) if response.changed => given_back.push(reservation),
+            Ok(_) => {}
             Err(refusal) => {
                 first.get_or_insert(refusal);
             }
@@ -50,16 +68,12 @@ pub(super) async fn run(
     replied(changed, Reply::Reservations(given_back))
 }
 
-/// Block devices for VMs that nobody reserved. Returns whether there were some.
-fn unmap_orphans(network: &Network) -> Result<bool, Refusal> {
-    if !network.offered.contains(&Feature::Disks) {
+/// Unless somebody reserved it meanwhile. Returns whether something ran.
+async fn end_stray(server: &Server, jails: &Jails, vm: &VmId) -> Result<bool, Refusal> {
+    let turn = jails.turns.take(vm).await;
+    if server.network.lock().await.journal.get(vm).is_some() {
         return Ok(false);
     }
-    let mut changed = false;
-    for vm in unmap::mapped().map_err(failed("look at block devices"))? {
-        if network.journal.get(&vm).is_none() {
-            changed |= unmap::remove(&vm)?;
-        }
-    }
-    Ok(changed)
+    let ended = Jails::end(&turn, vm).await;
+    ended.map_err(failed(format!("end what runs in the jail of {vm}")))
 }

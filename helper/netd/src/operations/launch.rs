@@ -7,31 +7,38 @@ use banger_proto::{Code, Jail, Machine, Refusal, Reply, Response, VmId};
 use super::{Outcome, owned};
 use crate::jail::{Jails, Parts};
 use crate::journal::Kept;
-use crate::network::{Network, failed};
+use crate::network::failed;
 use crate::options::Feature;
 use crate::passed::{self, Access};
 use crate::peer::Peer;
 use crate::pool::mac;
+use crate::serve::Server;
 
 pub(super) async fn run(
-    network: &mut Network,
+    server: &Server,
     peer: &Peer,
     vm: &VmId,
     machine: &Machine,
     descriptors: Vec<OwnedFd>,
 ) -> Outcome {
-    let kept = owned(network, peer, vm)?;
+    let network = server.network.lock().await;
+    let kept = owned(&network, peer, vm)?;
     network.refuse_unless_offered(Feature::Jails)?;
+    network.refuse_outside(&kept)?;
     machine
         .validate()
         .map_err(|error| Refusal::new(Code::Invalid, error.to_string()))?;
     let parts = parts(peer, &kept, machine, descriptors)?;
+    let (uid, jails) = (network.jail_uid(&kept), network.jails.clone());
+    // A kernel is copied, and another launch or the end of the last jail is waited for.
+    drop(network);
+    let turn = jails.turns.take(vm).await;
+    owned(&*server.network.lock().await, peer, vm)?;
     if Jails::is_running(vm).map_err(failed(format!("look at the jail of {vm}")))? {
         let refusal = Refusal::new(Code::Busy, format!("the VM {vm} runs already"));
         return Err(refusal.hint(format!("banger-vm stop {}", kept.name)));
     }
-    let uid = network.jail_uid(&kept);
-    let launched = network.jails.launch(vm, uid, machine, &parts).await;
+    let launched = jails.launch(&turn, vm, uid, machine, &parts).await;
     let process = launched.map_err(failed(format!("start {vm} in a jail")))?;
     let response = Response {
         changed: true,

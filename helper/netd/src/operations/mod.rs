@@ -27,6 +27,7 @@ use banger_proto::{Code, Refusal, Reply, Request, Response, VmId};
 use crate::journal::Kept;
 use crate::network::Network;
 use crate::peer::Peer;
+use crate::serve::Server;
 
 /// What a verb came to: the response, and a descriptor that goes with it.
 pub(crate) type Outcome = Result<(Response, Option<OwnedFd>), Refusal>;
@@ -36,40 +37,48 @@ pub(crate) type Outcome = Result<(Response, Option<OwnedFd>), Refusal>;
 /// # Errors
 /// Why not; then everything is as it was.
 pub(crate) async fn perform(
-    network: &mut Network,
+    server: &Server,
     peer: &Peer,
     request: &Request,
     descriptors: Vec<OwnedFd>,
 ) -> Outcome {
+    let network = || server.network.lock();
     match request {
-        Request::Up {} => up::run(network, peer).await,
-        Request::Down {} => down::run(network, peer).await,
-        Request::Status {} => status::run(network).await,
-        Request::List {} => list::run(network, peer).await,
-        Request::Reserve { vm, name, store } => reserve::run(network, peer, vm, name, store).await,
-        Request::Attach { vm } => attach::run(network, peer, vm).await,
-        Request::Detach { vm } => detach::run(network, peer, vm).await,
-        Request::Release { vm } => release::run(network, peer, vm).await,
-        Request::Nat { vm, enabled } => nat::run(network, peer, vm, *enabled).await,
-        Request::Group { vm, group } => group::run(network, peer, vm, group.as_ref()).await,
-        Request::Route { change } => route::run(network, *change).await,
+        // What may take long has the network for parts of it only.
+        Request::Launch { vm, machine } => {
+            launch::run(server, peer, vm, machine, descriptors).await
+        }
+        Request::Release { vm } => release::run(server, peer, vm).await,
         Request::Gc {
             store,
             keep,
             min_age_s,
-        } => gc::run(network, peer, store, keep, *min_age_s).await,
-        Request::Admit { enabled } => admit::run(network, peer, *enabled).await,
+        } => gc::run(server, peer, store, keep, *min_age_s).await,
+        Request::Route { change } => route::run(server, peer, *change).await,
+        Request::Up {} => up::run(&mut *network().await, peer).await,
+        Request::Down {} => down::run(&mut *network().await, peer).await,
+        Request::Status {} => status::run(&mut *network().await).await,
+        Request::List {} => list::run(&mut *network().await, peer).await,
+        Request::Reserve { vm, name, store } => {
+            reserve::run(&mut *network().await, peer, vm, name, store).await
+        }
+        Request::Attach { vm } => attach::run(&mut *network().await, peer, vm).await,
+        Request::Detach { vm } => detach::run(&mut *network().await, peer, vm).await,
+        Request::Nat { vm, enabled } => nat::run(&mut *network().await, peer, vm, *enabled).await,
+        Request::Group { vm, group } => {
+            group::run(&mut *network().await, peer, vm, group.as_ref()).await
+        }
+        Request::Admit { enabled } => admit::run(&mut *network().await, peer, *enabled).await,
         Request::Loop { vm, read_only } => {
-            r#loop::run(network, peer, vm, *read_only, descriptors).await
+            r#loop::run(&mut *network().await, peer, vm, *read_only, descriptors).await
         }
         Request::Snapshot { vm, size } => {
-            snapshot::run(network, peer, vm, *size, descriptors).await
+            snapshot::run(&mut *network().await, peer, vm, *size, descriptors).await
         }
-        Request::Unmap { vm } => unmap::run(network, peer, vm).await,
-        Request::Launch { vm, machine } => {
-            launch::run(network, peer, vm, machine, descriptors).await
+        Request::Unmap { vm } => unmap::run(&mut *network().await, peer, vm).await,
+        Request::Signal { vm, signal } => {
+            signal::run(&mut *network().await, peer, vm, *signal).await
         }
-        Request::Signal { vm, signal } => signal::run(network, peer, vm, *signal).await,
     }
 }
 

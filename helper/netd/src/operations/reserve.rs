@@ -1,6 +1,8 @@
-//! `reserve`: an address for a VM, before the VM is made. Nothing in the kernel changes.
+//! `reserve`: an address for a VM, before the VM is made. In the kernel nothing changes, but for rules of a VM that gets
+//! another address.
 
 use std::collections::HashSet;
+use std::net::Ipv4Addr;
 
 use banger_proto::{Code, InterfaceName, Refusal, Reply, StoreTag, VmId, VmName};
 
@@ -25,6 +27,7 @@ pub(super) async fn run(
         Some(kept) => Kept {
             name: name.clone(),
             store: store.clone(),
+            address: address_of(network, kept)?,
             ..kept.clone()
         },
         None => fresh(network, peer, vm, name, store)?,
@@ -33,7 +36,12 @@ pub(super) async fn run(
     if changed {
         let kept = network.journal.set(after.clone());
         kept.map_err(failed(format!("note the reservation of {vm}")))?;
-        if let Err(refusal) = network.write_names() {
+        let moved = before.as_ref().is_some_and(|b| b.address != after.address);
+        let done = match moved {
+            true => network.apply(before.as_ref(), Some(&after)).await,
+            false => Ok(()),
+        };
+        if let Err(refusal) = done.and_then(|()| network.write_names()) {
             // The cause is told; a journal that fails as well is found by `gc`.
             let _ = match before {
                 Some(before) => network.journal.set(before),
@@ -47,6 +55,28 @@ pub(super) async fn run(
         changed,
         Reply::Reservation(Some(network.reservation(&after))),
     )
+}
+
+/// The one that it has, unless the administrator chose another pool meanwhile.
+fn address_of(network: &Network, kept: &Kept) -> Result<Ipv4Addr, Refusal> {
+    if network.pool.contains(kept.address) || network.attached.contains(&kept.vm) {
+        return Ok(kept.address);
+    }
+    free(network)
+}
+
+fn free(network: &Network) -> Result<Ipv4Addr, Refusal> {
+    let kept = network.journal.kept().values();
+    let taken: HashSet<_> = kept.map(|kept| kept.address).collect();
+    network.pool.free(&taken, network.last).ok_or_else(|| {
+        let pool = network.pool;
+        let message = format!(
+            "all {} addresses of the pool {pool} are reserved",
+            pool.size()
+        );
+        Refusal::new(Code::Exhausted, message)
+            .hint("banger-net gc   (or banger-netd --pool with more)")
+    })
 }
 
 fn fresh(
@@ -67,22 +97,12 @@ fn fresh(
         let message = format!("another VM has the interface name {interface}");
         return Err(Refusal::new(Code::Busy, message).hint("banger-vm create   (with a new id)"));
     }
-    let taken: HashSet<_> = kept.values().map(|kept| kept.address).collect();
-    let address = network.pool.free(&taken, network.last).ok_or_else(|| {
-        let pool = network.pool;
-        let message = format!(
-            "all {} addresses of the pool {pool} are reserved",
-            pool.size()
-        );
-        Refusal::new(Code::Exhausted, message)
-            .hint("banger-net gc   (or banger-netd --pool with more)")
-    })?;
     Ok(Kept {
         vm: vm.clone(),
         name: name.clone(),
         store: store.clone(),
         uid: peer.uid,
-        address,
+        address: free(network)?,
         nat: false,
         group: None,
         reserved_ms: now_ms(),

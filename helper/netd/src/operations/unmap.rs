@@ -40,7 +40,7 @@ pub(super) fn remove(vm: &VmId) -> Result<bool, Refusal> {
     removed().map_err(failed(format!("remove the block devices of {vm}")))
 }
 
-/// VMs that have block devices.
+/// VMs that have block devices, each as often as it has one.
 pub(super) fn mapped() -> io::Result<Vec<VmId>> {
     let mut vms = match Mapper::open() {
         Ok(mapper) => mapper.ours()?,
@@ -49,6 +49,5 @@ pub(super) fn mapped() -> io::Result<Vec<VmId>> {
     };
     vms.extend(loops::ours()?.into_iter().map(|device| device.vm));
     vms.sort();
-    vms.dedup();
     Ok(vms)
 }
