@@ -209,8 +209,9 @@ impl Links {
         without_ipv6(name)?;
         point("netd.route.address")?;
         let mut request = self.handle.address().add(index, ROUTE_ADDRESS.into(), 32);
-        // The kernel must not choose it for packets of links that have none of their own.
-        request.message_mut().header.scope = AddressScope::Link;
+        // The kernel must not choose it for packets to the world from links that have none of their own; and
+        // systemd-resolved asks nothing by a link whose addresses are all of scope link or narrower.
+        request.message_mut().header.scope = AddressScope::Site;
         request.execute().await.map_err(failed)?;
         point("netd.route.up")?;
         let up = LinkUnspec::new_with_index(index).up().build();

@@ -77,7 +77,6 @@ fn overlay(sandbox: &Sandbox) -> PathBuf {
 
 /// With the units as they are shipped.
 #[test]
-#[ignore = "has not passed yet: units, route and server run, and the real resolver does not find the name"]
 fn under_systemd_with_a_resolver() {
     if skipped("vm") {
         return;
