@@ -22,7 +22,7 @@ use crate::{Error, Limits, partial};
 /// A blob that is not whole is kept so long for another attempt.
 pub const PARTIAL_AGE: Duration = Duration::from_secs(24 * 3600);
 
-/// Blobs removed under one hold of the lock: tens of milliseconds, where a thousand took 157.
+/// Blobs removed under one hold of the lock; a thousand took 157 ms.
 const BATCH: usize = 100;
 
 /// What is removed.
