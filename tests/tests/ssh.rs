@@ -62,8 +62,10 @@ fn lasting(sandbox: &Sandbox) {
             .stderr
             .matches("SSH2_MSG_NEWKEYS received")
             .count();
+        // The first, and one that must end before the client opens its window of 2 MiB again. How
+        // many more there are depends on how much of the window is on its way meanwhile.
         assert!(
-            agreements >= 3,
+            agreements >= 2,
             "{agreements} agreements on keys: {direction}"
         );
     }
