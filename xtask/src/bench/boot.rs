@@ -217,7 +217,8 @@ impl Drop for Started {
     }
 }
 
-/// Stands before the VMM on the search path: it says who started it, waits, and becomes the VMM.
+/// Stands before the VMM on the search path: it says who started it, waits, and becomes the VMM. Who
+/// only asks for the version need not wait.
 struct Gate {
     directory: PathBuf,
     said: File,
@@ -237,10 +238,12 @@ impl Gate {
         let ((said_path, said), (go_path, go)) = (pipe("said")?, pipe("go")?);
         let script = directory.join(VMM);
         let text = format!(
-            "#!/bin/sh\necho $PPID >'{}'\nread -r go <'{}'\nexec '{}' \"$@\"\n",
+            "#!/bin/sh\n\
+             case \" $* \" in *' -version '*) exec '{vmm}' \"$@\" ;; esac\n\
+             echo $PPID >'{}'\nread -r go <'{}'\nexec '{vmm}' \"$@\"\n",
             said_path.display(),
             go_path.display(),
-            vmm()?.display()
+            vmm = vmm()?.display()
         );
         fs::write(&script, text)?;
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
