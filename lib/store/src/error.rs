@@ -108,6 +108,9 @@ pub enum StoreError {
         /// What is wrong.
         reason: String,
     },
+    /// The user wished to end while a lock was waited for.
+    #[error("interrupted")]
+    Interrupted,
     /// No place for the state.
     #[error("neither HOME nor XDG_DATA_HOME is set")]
     NoHome,
@@ -144,6 +147,7 @@ impl Diagnose for StoreError {
             StoreError::Ambiguous { .. } | StoreError::NoHome | StoreError::RelativePath { .. } => {
                 Exit::Usage
             }
+            StoreError::Interrupted => Exit::Interrupted,
             _ => Exit::Failed,
         }
     }

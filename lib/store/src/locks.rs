@@ -24,12 +24,16 @@
 //! Lock files are never removed.
 
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::marker::PhantomData;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::mpsc;
 
 use banger_failpoint::{passed, point};
 use lib_model::VmId;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
 use crate::{Context, FileLock, StoreError, io_error, now_ms};
@@ -51,6 +55,7 @@ type Waiting = Box<dyn Fn(&str, Option<&Holder>) + Send>;
 pub struct Locks {
     directory: PathBuf,
     waiting: Waiting,
+    interrupt: Option<OwnedFd>,
 }
 
 impl Locks {
@@ -62,7 +67,14 @@ impl Locks {
         Locks {
             directory: context.locks(),
             waiting: Box::new(waiting),
+            interrupt: None,
         }
+    }
+
+    /// From now on a wait ends, too, when this descriptor is readable, with [`StoreError::Interrupted`]. For who has
+    /// blocked the signals that would end it (signalfd(2)).
+    pub fn interrupted_by(&mut self, descriptor: OwnedFd) {
+        self.interrupt = Some(descriptor);
     }
 
     /// `vm[id]`: held for the whole of start, stop, set and delete.
@@ -139,10 +151,47 @@ impl Locks {
         let mut lock = FileLock::open(&path).map_err(io_error("open the lock file", &path))?;
         if !lock.try_lock().map_err(io_error("lock", &path))? {
             (self.waiting)(name, read_holder(lock.file()).as_ref());
-            lock.lock().map_err(io_error("lock", &path))?;
+            lock = match &self.interrupt {
+                Some(interrupt) => wait(lock, interrupt.as_fd())
+                    .map_err(io_error("lock", &path))?
+                    .ok_or(StoreError::Interrupted)?,
+                None => {
+                    lock.lock().map_err(io_error("lock", &path))?;
+                    lock
+                }
+            };
         }
         write_holder(lock.file()).map_err(io_error("write", &path))?;
         Ok(lock)
+    }
+}
+
+/// Waits for a lock or the wish to end, of which fcntl(2) knows nothing: so in a thread. None for the wish.
+fn wait(lock: FileLock, interrupt: BorrowedFd<'_>) -> io::Result<Option<FileLock>> {
+    let (taken, hold) = io::pipe()?;
+    let (give, take) = mpsc::channel();
+    std::thread::spawn(move || {
+        let locked = lock.lock().map(|()| lock);
+        // When nobody wants it any more, it falls here.
+        let _ = give.send(locked);
+        drop(hold);
+    });
+    loop {
+        let mut polled = [
+            PollFd::new(taken.as_fd(), PollFlags::POLLIN),
+            PollFd::new(interrupt, PollFlags::POLLIN),
+        ];
+        match poll(&mut polled, PollTimeout::NONE) {
+            Err(Errno::EINTR) => continue,
+            found => found?,
+        };
+        if polled[0].any() == Some(true) {
+            let locked = take.recv().map_err(io::Error::other)?;
+            return locked.map(Some);
+        }
+        if polled[1].any() == Some(true) {
+            return Ok(None);
+        }
     }
 }
 
@@ -233,7 +282,6 @@ pub(crate) fn write_holder(file: &mut File) -> std::io::Result<()> {
 mod tests {
     use super::*;
     use std::path::Path;
-    use std::sync::mpsc;
 
     fn context(base: &Path) -> Context {
         let context = Context::from_environment(Some(&base.join("s")), |_| None).unwrap();
@@ -264,6 +312,44 @@ mod tests {
         );
         drop(guard);
         waiter.join().unwrap();
+    }
+
+    #[test]
+    fn a_wait_ends_with_the_wish_to_end_or_with_the_lock() {
+        let base = tempfile::tempdir().unwrap();
+        let context = context(base.path());
+        let mut first = Locks::new(&context, |_, _| {});
+        let guard = first.create().unwrap();
+        let (wish, wisher) = io::pipe().unwrap();
+        let (told, hears) = mpsc::channel();
+        let waiter = std::thread::spawn({
+            let context = context.clone();
+            move || {
+                let mut locks = Locks::new(&context, move |_, _| told.send(()).unwrap());
+                locks.interrupted_by(wish.into());
+                let interrupted = locks.create().map(drop).unwrap_err();
+                assert!(matches!(interrupted, StoreError::Interrupted));
+            }
+        });
+        hears.recv().unwrap();
+        drop(wisher);
+        waiter.join().unwrap();
+
+        let (never, _nobody) = io::pipe().unwrap();
+        let (told, hears) = mpsc::channel();
+        let waiter = std::thread::spawn({
+            let context = context.clone();
+            move || {
+                let mut locks = Locks::new(&context, move |_, _| told.send(()).unwrap());
+                locks.interrupted_by(never.into());
+                drop(locks.create().unwrap());
+            }
+        });
+        hears.recv().unwrap();
+        drop(guard);
+        waiter.join().unwrap();
+        // The wait that was given up holds nothing.
+        drop(first.create().unwrap());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use banger_failpoint::point;
 use banger_wire::monitor::{ControlReply, ControlRequest, file};
-use lib_store::{Context, VmRow};
+use lib_store::{Context, Locks, VmRow};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
@@ -47,6 +47,17 @@ impl Interrupt {
             signals: Some(signals),
             before: Some(before),
         })
+    }
+
+    /// Ends waits for these locks, too.
+    ///
+    /// # Errors
+    /// When there is no descriptor left.
+    pub fn ends_waits_for(&self, locks: &mut Locks) -> io::Result<()> {
+        if let Some(signals) = &self.signals {
+            locks.interrupted_by(signals.as_fd().try_clone_to_owned()?);
+        }
+        Ok(())
     }
 
     /// The descriptor, for others who poll.
