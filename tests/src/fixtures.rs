@@ -84,6 +84,11 @@ impl Fixtures {
         self.directory.join("umoci/usr/bin/umoci")
     }
 
+    /// What scripts of git's own tests leave, a directory for each script.
+    pub fn git_repositories(&self) -> PathBuf {
+        self.directory.join("git-repositories")
+    }
+
     /// The directory of `nix` and its other names, 2.26, which needs nothing of the machine; see [`crate::Nix`].
     pub fn nix_programs(&self) -> PathBuf {
         self.directory.join("nix/usr/bin")

@@ -19,6 +19,7 @@ mod registry;
 mod sandbox;
 mod slots;
 mod storm;
+mod tree;
 
 pub use faulty::{Answer, FaultyRegistry};
 pub use fixtures::{Fixtures, pack, skipped};
@@ -33,3 +34,4 @@ pub use programs::programs;
 pub use registry::Registry;
 pub use sandbox::Sandbox;
 pub use storm::{Report, Storm};
+pub use tree::{Tree, tree};

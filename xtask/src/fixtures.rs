@@ -8,7 +8,7 @@ use banger_tests::{Fixtures, pack};
 
 use crate::packages::Suite;
 use crate::step::{Result, run};
-use crate::{build, nix_fixtures, packages};
+use crate::{build, git_fixtures, nix_fixtures, packages};
 
 /// What the demonstration shows, for executables in `bin`; what is missing is made.
 pub(crate) fn for_demo(bin: PathBuf) -> Result<Fixtures> {
@@ -28,6 +28,7 @@ pub(crate) fn prepare(bin: PathBuf) -> Result<Fixtures> {
     umoci(&fixtures, &directory)?;
     nix_fixtures::program(&fixtures, &directory)?;
     nix_fixtures::library(&fixtures, &directory)?;
+    git_fixtures::repositories(&fixtures, &directory)?;
     root_file_system(fixtures.system_layer(), &SYSTEM, &directory)?;
     root_file_system(fixtures.host_layer(), &HOST, &directory)?;
     Ok(fixtures)

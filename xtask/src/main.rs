@@ -10,6 +10,7 @@ mod bench;
 mod build;
 mod demo;
 mod fixtures;
+mod git_fixtures;
 mod nix_fixtures;
 mod packages;
 mod step;

@@ -103,6 +103,11 @@ pub(crate) const TEST: &[Package] = &[
         "/usr/bin/git",
         "keeps the repositories of workspaces, on the host and in guests",
     ),
+    package(
+        "git-lfs",
+        "/usr/bin/git-lfs",
+        "is a filter of the host's, for repositories with large files",
+    ),
     package("rsync", "/usr/bin/rsync", "copies trees by ssh"),
     package("nftables", "/usr/sbin/nft", "loads the rules between VMs"),
     package("iproute2", "/sbin/ip", "looks at interfaces as a reference"),
@@ -216,6 +221,15 @@ pub(crate) struct Suite {
 impl Suite {
     /// Reads the suite's lists, into a directory beside what is to be downloaded.
     pub(crate) fn open(suite: &str, directory: &Path) -> Result<Suite> {
+        Suite::of("deb", suite, directory)
+    }
+
+    /// As [`Suite::open`], for sources of packages.
+    pub(crate) fn open_sources(suite: &str, directory: &Path) -> Result<Suite> {
+        Suite::of("deb-src", suite, directory)
+    }
+
+    fn of(kind: &str, suite: &str, directory: &Path) -> Result<Suite> {
         let state = tempfile::tempdir_in(directory)?;
         let at = |name: &str| state.path().join(name);
         for directory in ["lists/partial", "cache/archives/partial"] {
@@ -224,7 +238,7 @@ impl Suite {
         fs::write(at("status"), "")?;
         let mirror = mirror()?;
         let source = format!(
-            "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {mirror} {suite} main\n"
+            "{kind} [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {mirror} {suite} main\n"
         );
         fs::write(at("sources.list"), source)?;
         let suite = Suite { state };
@@ -255,6 +269,14 @@ impl Suite {
         }
         command.arg("-qq");
         command
+    }
+
+    /// Downloads the source of a package into `directory`: the archives, unpacked by nobody.
+    pub(crate) fn download_source(&self, name: &str, directory: &Path) -> Result<()> {
+        run(self
+            .apt_get()
+            .args(["source", "--download-only", name])
+            .current_dir(directory))
     }
 
     /// Downloads a package into `directory`; returns its file name.

@@ -6,6 +6,7 @@
 #[path = "../serve/monitor.rs"]
 mod monitor;
 
+mod gits_own;
 mod hostile;
 mod prepare;
 mod rig;

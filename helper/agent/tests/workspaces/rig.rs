@@ -1,13 +1,14 @@
 //! The real agent on this machine behind the real library: a directory here is the guest's.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use banger_tests::Tree;
+pub(crate) use banger_tests::tree;
 use lib_model::{ByteSize, Digest, KernelName, OciConfig, Silent, VmId, VmName, WorkspaceRecord};
 use lib_store::{
     Context, FileLock, Locks, NewImage, NewKernel, NewVm, Staged, Store, VmRow, WorkspaceRow,
@@ -127,6 +128,39 @@ impl Rig {
         self.apply(&Target::Patch(Some(file.clone()))).unwrap();
         file
     }
+
+    /// What changed comes out: a patch on a clean clone, and a clone of a branch, are what the guest has.
+    #[track_caller]
+    pub(crate) fn comes_out(&mut self, source: &Path, what: &str) {
+        let expected = tree(&self.guest());
+        let patch = self.patch();
+        let clone = clone_and_apply(self, source, &patch);
+        assert_same(&clone, &expected, &format!("{what}: the patch"));
+        if self.review().unwrap().is_empty() {
+            return;
+        }
+        self.apply(&Target::Branch("come/out".into())).unwrap();
+        fs::remove_dir_all(&clone).unwrap();
+        sh(self.base.path(), "git clone -q -b come/out src clone");
+        assert_same(&clone, &expected, &format!("{what}: the branch"));
+    }
+}
+
+#[track_caller]
+fn assert_same(directory: &Path, expected: &Tree, what: &str) {
+    let found = tree(directory);
+    let names = found.keys().chain(expected.keys());
+    let other: Vec<_> = names
+        .filter(|name| found.get(*name) != expected.get(*name))
+        .map(|name| {
+            (
+                name.escape_ascii().to_string(),
+                found.get(name),
+                expected.get(name),
+            )
+        })
+        .collect();
+    assert!(other.is_empty(), "{what}: {other:?}");
 }
 
 impl Drop for Rig {
@@ -213,43 +247,6 @@ pub(crate) fn repository(rig: &Rig, script: &str) -> PathBuf {
         &format!("git init -q -b main; {identity}; {script}\ngit add -A; git commit -q -m first"),
     );
     source
-}
-
-/// Each file below a directory as git sees it, without `.git`: kind, executable bit and content.
-pub(crate) fn tree(directory: &Path) -> BTreeMap<Vec<u8>, (char, Vec<u8>)> {
-    use std::os::unix::ffi::OsStrExt;
-    let mut found = BTreeMap::new();
-    let mut waiting = vec![directory.to_owned()];
-    while let Some(here) = waiting.pop() {
-        for entry in fs::read_dir(&here).unwrap() {
-            let entry = entry.unwrap();
-            if entry.file_name() == ".git" {
-                continue;
-            }
-            let path = entry.path();
-            let metadata = fs::symlink_metadata(&path).unwrap();
-            let name = path
-                .strip_prefix(directory)
-                .unwrap()
-                .as_os_str()
-                .as_bytes()
-                .to_vec();
-            if metadata.is_dir() {
-                waiting.push(path);
-            } else if metadata.is_symlink() {
-                let target = fs::read_link(&path).unwrap();
-                found.insert(name, ('l', target.as_os_str().as_bytes().to_vec()));
-            } else {
-                let kind = if metadata.mode() & 0o100 == 0 {
-                    'f'
-                } else {
-                    'x'
-                };
-                found.insert(name, (kind, fs::read(&path).unwrap()));
-            }
-        }
-    }
-    found
 }
 
 /// Clones a repository as it is committed, and applies a patch to it.
