@@ -247,6 +247,16 @@ fn tools(sandbox: &Sandbox) {
 fn watch(sandbox: &Sandbox) {
     let watching = sandbox.start("exec banger-ws watch --json w");
     watching.wait_for_stderr("watching");
+    // While nothing changes it does nothing: who makes a system call that blocks gives the processor up, and
+    // who sleeps in one never does.
+    let quiet = exec(
+        sandbox,
+        "--no-workspace w -- sh -ec 'cd /proc/$(ps -o pid,args | awk \"/[b]anger-agent watch/ {print \\$1}\"); look() { grep ctxt status; cat syscall; }; \
+            look; sleep 2; look'",
+    );
+    let looks: Vec<&str> = quiet.lines().collect();
+    assert_eq!(looks.len(), 6, "{quiet}");
+    assert_eq!(looks[..3], looks[3..], "it does not sleep");
     // Together, so that the file that moves is seen before it does.
     exec(
         sandbox,

@@ -55,6 +55,15 @@ impl Harness {
         Guest::new(self.socket())
     }
 
+    /// Its process, and those that it started.
+    pub(crate) fn processes(&self) -> Vec<u32> {
+        let pid = self.agent.id();
+        let children = format!("/proc/{pid}/task/{pid}/children");
+        let children = std::fs::read_to_string(children).unwrap();
+        let children = children.split_whitespace().map(|pid| pid.parse().unwrap());
+        std::iter::once(pid).chain(children).collect()
+    }
+
     /// Kills the agent alone, as the OOM killer would.
     pub(crate) fn kill(&mut self) {
         self.agent.kill().unwrap();

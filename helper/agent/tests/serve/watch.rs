@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use lib_guest::{CallErrorKind, Changes, Error, Watch, What};
 
@@ -88,6 +88,85 @@ fn a_change_is_told_when_it_happens() {
     }
     assert_eq!(seen, 1200);
     assert!(frames < 100, "{frames}");
+    drop(told);
+    fs::write(base.path().join("last"), "").unwrap();
+    watching.join().unwrap().unwrap();
+}
+
+/// Waits until a process sleeps in poll(2) or epoll_wait(2); whether it does so without a time limit: then no
+/// system call follows until something happens.
+fn sleeps_for_ever(pid: u32) -> bool {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        // `running` while it is in no system call.
+        let text = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap();
+        let words: Vec<u64> = text
+            .split_whitespace()
+            .map_while(|word| match word.strip_prefix("0x") {
+                Some(hex) => u64::from_str_radix(hex, 16).ok(),
+                None => word.parse().ok(),
+            })
+            .collect();
+        match words[..] {
+            // poll; epoll_wait and epoll_pwait, of arm64 too: limits are -1. ppoll of both: there is none.
+            [7, _, _, limit, ..] | [232 | 281 | 22, _, _, _, limit, ..] => {
+                return limit as u32 as i32 == -1;
+            }
+            [271 | 73, _, _, limit, ..] => return limit == 0,
+            _ => std::thread::yield_now(),
+        }
+    }
+    panic!("{pid} does not come to rest");
+}
+
+/// When a directory was last read; the kernel notes it when it was changed since (mount(8), relatime).
+fn read_at(directory: &Path) -> SystemTime {
+    fs::metadata(directory).unwrap().accessed().unwrap()
+}
+
+#[test]
+fn a_quiet_tree_is_not_looked_at_and_of_a_busy_one_only_what_changed() {
+    let harness = Harness::new();
+    let base = tempfile::tempdir().unwrap();
+    let directories: Vec<_> = (0..200)
+        .map(|number| base.path().join(format!("{}/{number}", number % 10)))
+        .collect();
+    for directory in &directories {
+        fs::create_dir_all(directory).unwrap();
+        fs::write(directory.join("file"), "").unwrap();
+    }
+    let (told, watching) = watch(&harness, what(base.path(), 10_000));
+    assert_eq!(told.recv_timeout(PATIENCE).unwrap().directories, 211);
+    let idle = |what: &str| {
+        let processes = harness.processes();
+        assert_eq!(processes.len(), 2, "the agent and who watches");
+        for pid in processes {
+            assert!(sleeps_for_ever(pid), "{pid} has a time limit, {what}");
+        }
+    };
+    idle("before anything happened");
+
+    let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+    let never_read = fs::FileTimes::new().set_accessed(long_ago);
+    for directory in &directories {
+        fs::File::open(directory)
+            .unwrap()
+            .set_times(never_read)
+            .unwrap();
+    }
+    // Somewhere, again and again; each is told before the next.
+    for directory in &directories[..20] {
+        fs::write(directory.join("file"), "more").unwrap();
+        let next = told.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(next.changes.len(), 1, "{:?}", next.changes);
+    }
+    idle("after changes");
+    for directory in &directories {
+        assert_eq!(read_at(directory), long_ago, "{}", directory.display());
+    }
+    // It would have been seen.
+    fs::read_dir(&directories[0]).unwrap().for_each(drop);
+    assert!(read_at(&directories[0]) > long_ago);
     drop(told);
     fs::write(base.path().join("last"), "").unwrap();
     watching.join().unwrap().unwrap();
