@@ -43,7 +43,9 @@ mod systemd;
 mod up;
 mod workspace;
 mod workspace_exec;
+mod workspace_faults;
 mod workspace_run;
+mod workspace_shapes;
 mod workspaces;
 
 /// A file that nobody declares would never run.

@@ -4,7 +4,7 @@
 use banger_tests::{Hold, Image, Sandbox, skipped};
 
 /// busybox with this machine's own git.
-fn with_git(sandbox: &Sandbox) {
+pub(crate) fn with_git(sandbox: &Sandbox) {
     let busybox = Image::busybox().expect("busybox is installed");
     let image = busybox
         .with_programs(&["/usr/bin/git"])
@@ -135,7 +135,11 @@ fn a_repository_goes_in_and_a_reviewed_branch_comes_out() {
         .sh("banger-ws prepare v app")
         .exits(1)
         .says("changed both here and in the VM: src/one")
-        .hints("banger-ws export");
+        .hints("banger-ws export v:/root/app");
+    // What was refused changed nothing, so that can be done.
+    sandbox
+        .sh("banger-ws export --quiet v:/root/app | grep -q more")
+        .ok();
 
     // Live names complete; a workspace goes with its VM.
     let completed = sandbox.sh("COMPLETE=fish banger-ws -- banger-ws diff ''");
@@ -256,7 +260,7 @@ const EVIL: &str = r##"cd /root/app && git config user.name g && git config user
     echo '* filter=evil diff=evil merge=evil' > .gitattributes; echo evil >> src/one
     mkdir -p .github/workflows .GIT; echo ci > .github/workflows/x.yml; echo evil > .GIT/config; echo . > .profile
     ln -s ../../../etc up; ln -s /etc abs; printf new > "$(printf 'new\nline')"; rm -r 'odd dir'; ln -s /etc 'odd dir'
-    chmod 755 binary; true"##;
+    printf 'clear\033[2J\n' > esc; chmod 755 binary; true"##;
 
 #[test]
 fn a_hostile_guest_gets_nothing_run_or_written() {
@@ -325,6 +329,12 @@ fn a_hostile_guest_gets_nothing_run_or_written() {
             .exits(1)
             .says("1 paths of the VM were refused");
     }
+    // On a terminal it is as harmless.
+    let shown = sandbox.sh("script -qec 'PAGER=cat banger-ws diff v' /dev/null");
+    assert!(
+        shown.stdout.contains("+clear\\u{1b}[2J") && !shown.stdout.contains("\u{1b}[2J"),
+        "{shown}"
+    );
     sandbox.sh("banger-ws apply v --worktree").ok();
     assert_eq!(
         sandbox.sh("cat app/src/one; readlink app/up").ok(),

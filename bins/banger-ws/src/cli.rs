@@ -162,6 +162,13 @@ pub(crate) struct ExportArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+On a terminal the patch is shown in colour (unless NO_COLOR is set) by $PAGER, or less; characters that would
+drive the terminal, or hide something, are shown as what they are. In a pipe it is what `git apply` takes.
+
+Examples:
+  banger-ws diff dev
+  banger-ws diff --stat dev                  the files, and what deserves a look of its own")]
 pub(crate) struct DiffArgs {
     #[command(flatten)]
     pub(crate) selected: Selected,

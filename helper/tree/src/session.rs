@@ -10,6 +10,7 @@ use std::os::fd::BorrowedFd;
 use banger_wire::agent::{CallError, CallErrorKind};
 use banger_wire::frame::{self, Frame};
 use nix::errno::Errno;
+use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::entry::Name;
@@ -41,6 +42,7 @@ mod kind {
 pub const MOST_PATHS: usize = 512 * 1024;
 const LISTED_AT: usize = 64 * 1024;
 const LONGEST_WORDS: usize = 4096;
+const MIB: u64 = 1 << 20;
 
 /// A relative path, name by name; none is the directory itself.
 pub type Path = Vec<Name>;
@@ -115,14 +117,14 @@ pub fn serve(root: BorrowedFd<'_>, mut input: impl Read, mut output: impl Write)
                     Err(error @ TreeError::Stream(_)) => return Err(error),
                     Err(error) => {
                         // What else was on its way cannot be told from a request any more.
-                        say(&mut output, &error)?;
+                        say(&mut output, root, &error)?;
                         return Ok(());
                     }
                 }
             }
             kind::REMOVE => match remove(root, &decode_paths(&payload)?) {
                 Ok(count) => done(&mut output, count)?,
-                Err(error) => say(&mut output, &error)?,
+                Err(error) => say(&mut output, root, &error)?,
             },
             _ => return Err(TreeError::Protocol("an unknown request")),
         }
@@ -134,10 +136,24 @@ fn done(output: &mut impl Write, count: u64) -> Result<()> {
     Ok(frame::write(output, kind::DONE, &count.to_le_bytes())?)
 }
 
-fn say(output: &mut impl Write, error: &TreeError) -> Result<()> {
+fn say(output: &mut impl Write, root: BorrowedFd<'_>, error: &TreeError) -> Result<()> {
+    let mut message = error.to_string();
+    if let TreeError::File { source, .. } = error
+        && source.kind() == std::io::ErrorKind::StorageFull
+        && let Ok(file_system) = fstatvfs(root)
+    {
+        // What only root may take is not there for others (statvfs(3)).
+        let bytes = file_system.fragment_size();
+        let (free, all) = (file_system.blocks_available(), file_system.blocks());
+        let (free, all) = (free * bytes / MIB, all * bytes / MIB);
+        message += &format!(
+            "; of the {all} MiB of its file system {free} MiB are free, and {} more files fit",
+            file_system.files_available()
+        );
+    }
     let error = CallError {
         kind: CallErrorKind::Failed,
-        message: error.to_string(),
+        message,
     };
     let json = serde_json::to_vec(&error).map_err(std::io::Error::from)?;
     Ok(frame::write(output, kind::ERROR, &json)?)

@@ -10,6 +10,7 @@ mod failure;
 mod guest_rows;
 mod net_rows;
 mod output;
+mod patch;
 mod progress;
 mod records;
 mod run;
@@ -25,6 +26,7 @@ pub use complete::{candidates, images, kernels, operations, vm_paths, vms, works
 pub use failure::Failure;
 pub use guest_rows::utc;
 pub use output::Output;
+pub use patch::show_patch;
 pub use progress::Bars;
 pub use records::{StdinRecords, stdin_is_data};
 pub use run::{registrations, run};

@@ -109,10 +109,7 @@ pub(crate) fn import(
         }
     }
     // What git says comes first: when it stops, the fetch only sees a closed pipe.
-    match importer.finish(failed.is_ok()) {
-        Err(error) if failed.is_ok() => return Err(error),
-        _ => failed?,
-    }
+    importer.finish(failed)?;
     let text = fs::read_to_string(&marks).map_err(WsError::io("read", &marks))?;
     let mut oids: BTreeMap<usize, &str> = BTreeMap::new();
     for line in text.lines() {
@@ -134,6 +131,8 @@ pub(crate) fn import(
 struct Importer {
     running: RunningGit,
     marks: usize,
+    /// Git reads no more.
+    deaf: bool,
 }
 
 impl Importer {
@@ -145,7 +144,11 @@ impl Importer {
             .args(["--quiet", "--done", "--big-file-threshold=1m"])
             .arg(export)
             .spawn(Stdio::null())?;
-        Ok(Importer { running, marks: 0 })
+        Ok(Importer {
+            running,
+            marks: 0,
+            deaf: false,
+        })
     }
 
     fn begin(&mut self, size: u64) -> std::result::Result<(), TreeError> {
@@ -158,10 +161,13 @@ impl Importer {
         let Some(stdin) = &mut self.running.stdin else {
             return Ok(());
         };
-        stdin.write_all(bytes).map_err(|source| TreeError::File {
-            action: "write to",
-            name: "git fast-import".to_owned(),
-            source,
+        stdin.write_all(bytes).map_err(|source| {
+            self.deaf = true;
+            TreeError::File {
+                action: "write to",
+                name: "git fast-import".to_owned(),
+                source,
+            }
         })
     }
 
@@ -180,13 +186,13 @@ impl Importer {
         self.data(bytes)
     }
 
-    fn finish(mut self, whole: bool) -> Result<()> {
-        if whole {
-            // Its failure is git's to explain.
-            let _ = self.data(b"done\n");
-            return self.running.finish();
+    fn finish(mut self, fetched: Result<()>) -> Result<()> {
+        if fetched.is_err() && !self.deaf {
+            // Dropped: killed; what it had written is swept with the workspace.
+            return fetched;
         }
-        // Dropped: killed; what it had written is swept with the workspace.
-        Ok(())
+        // Its failure is git's to explain.
+        let _ = self.data(b"done\n");
+        self.running.finish().and(fetched)
     }
 }

@@ -12,9 +12,9 @@ use crate::error::{Result, WsError};
 use crate::git::Scratch;
 use crate::guest_git::{GuestGit, Output, said};
 use crate::index::git_mode;
-use crate::manifest::{GITLINK, Item, Kept, Manifest};
+use crate::manifest::{GITLINK, Kept, Manifest};
 use crate::request::Limits;
-use crate::walk::{Walk, Walker, shown};
+use crate::walk::{Walk, Walker, parent, shown};
 
 /// A tree that changes while it is read is read again so often.
 const TRIES: usize = 4;
@@ -80,6 +80,10 @@ impl Collector<'_> {
                 .filter(|path| !known.contains_key(*path))
                 .cloned()
                 .collect();
+            // Nothing was read, so nothing can have moved meanwhile.
+            if wanted.is_empty() && known.is_empty() {
+                return Ok(self.compare(&before, known, commits));
+            }
             let fetched = blobs::import(
                 self.scratch,
                 directory,
@@ -94,7 +98,8 @@ impl Collector<'_> {
                 self.progress,
             )?;
             known.extend(fetched);
-            let after = walker.walk(directory)?;
+            let read = known.keys().map(|path| parent(path)).collect();
+            let after = walker.walk_again(directory, &before, &read)?;
             let moved = moved(&before, &after);
             let missing = self
                 .candidates(&after)
@@ -147,7 +152,7 @@ impl Collector<'_> {
             let Some(blob) = known.get(path) else {
                 continue;
             };
-            let same = item.is_some_and(|item| is_same(item, blob, git_mode(listed)));
+            let same = item.is_some_and(|item| item.is(git_mode(listed), &blob.oid));
             if !same {
                 collected.changed.insert(path.clone(), blob.clone());
             }
@@ -159,10 +164,6 @@ impl Collector<'_> {
         }
         collected
     }
-}
-
-fn is_same(item: &Item, blob: &Blob, mode: u32) -> bool {
-    item.oid == blob.oid && item.mode == mode
 }
 
 /// Paths that differ between two walks.

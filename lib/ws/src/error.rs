@@ -3,7 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use lib_model::{Diagnose, Exit};
+use banger_tree::TreeError;
+use lib_model::{ByteSize, Diagnose, Exit};
 use lib_store::StoreError;
 use lib_vm::VmError;
 
@@ -96,6 +97,16 @@ pub enum WsError {
     /// The guest.
     #[error("the guest's part of the work failed")]
     Guest(#[source] lib_guest::Error),
+    /// The guest's disk is full.
+    #[error("the disk of {vm} is full{}", in_use(disk.as_ref()))]
+    Full {
+        /// The VM.
+        vm: String,
+        /// How much of its root is in use, and how large it is, when the guest could say.
+        disk: Option<(ByteSize, ByteSize)>,
+        /// What could not be written.
+        source: Box<WsError>,
+    },
     /// A file of the host.
     #[error("cannot {action} {}", path.display())]
     Io {
@@ -114,6 +125,11 @@ pub enum WsError {
     Vm(#[from] VmError),
 }
 
+fn in_use(disk: Option<&(ByteSize, ByteSize)>) -> String {
+    disk.map(|(used, size)| format!(": {used} of {size} are in use"))
+        .unwrap_or_default()
+}
+
 fn shown(paths: &[String]) -> String {
     const MOST: usize = 5;
     let mut text = paths
@@ -128,7 +144,24 @@ fn shown(paths: &[String]) -> String {
     text
 }
 
+/// No space was found: as strerror(3) says it, and so the agent and git, which in places has other words.
+fn is_full(words: &str) -> bool {
+    ["No space left on device", "Out of diskspace"]
+        .iter()
+        .any(|said| words.contains(said))
+}
+
 impl WsError {
+    /// It was the guest that found no space.
+    pub(crate) fn is_full_guest(&self) -> bool {
+        match self {
+            WsError::Guest(lib_guest::Error::Tree(TreeError::Peer(words)))
+            | WsError::Refused(words) => is_full(words),
+            WsError::Guest(lib_guest::Error::Call(error)) => is_full(&error.message),
+            _ => false,
+        }
+    }
+
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> WsError {
         let path = path.to_owned();
         move |source| WsError::Io {
@@ -169,6 +202,21 @@ impl Diagnose for WsError {
             | WsError::Incomplete { hint, .. }
             | WsError::Conflict { hint, .. } => Some(hint.clone()),
             WsError::Limit { hint, .. } => Some((*hint).into()),
+            WsError::Full { vm, .. } => Some(format!(
+                "banger-vm set {vm} --disk SIZE   (it grows at once; or remove files there), then run it again"
+            )),
+            WsError::Io { path, source, .. }
+                if source.kind() == io::ErrorKind::StorageFull || is_full(&source.to_string()) =>
+            {
+                let directory = path.parent().unwrap_or(path);
+                Some(format!(
+                    "df -h {}   (free some space there, then run it again)",
+                    directory.display()
+                ))
+            }
+            WsError::Git { words, .. } if is_full(words) => Some(
+                "free some disk space: the store's, or the repository's; then run it again".into(),
+            ),
             WsError::Unstable { .. } => {
                 Some("wait until nothing writes there, then run it again".into())
             }

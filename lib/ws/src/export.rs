@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use banger_failpoint::point;
 use lib_model::WorkspaceRecord;
-use lib_store::{VmRow, WorkspaceGuard, WorkspaceRow};
+use lib_store::{Context, Store, VmRow, WorkspaceGuard, WorkspaceRow};
 
 use crate::collect::{self, Collector, Commits};
 use crate::error::{Result, WsError};
@@ -16,7 +16,7 @@ use crate::git::{Git, Scratch};
 use crate::guest_git::GuestGit;
 use crate::manifest::Manifest;
 use crate::prepare::{SCRATCH, running};
-use crate::request::{Env, Limits, Target};
+use crate::request::{Env, Limits, Target, or_interrupted, settled};
 use crate::review::{self, Review, edit, tree_map};
 use crate::walk::shown;
 
@@ -46,12 +46,23 @@ pub fn look(env: &mut Env<'_>, row: &WorkspaceRow, limits: Limits) -> Result<Rev
 
 fn compare(env: &mut Env<'_>, row: &WorkspaceRow, limits: Limits, keep: bool) -> Result<Review> {
     let vm = env.store.vm(row.vm.as_str())?;
-    let vm = running(env, &vm)?;
+    let compared = differ(env, &vm, row, limits, keep);
+    settled(env, &vm, compared)
+}
+
+fn differ(
+    env: &mut Env<'_>,
+    vm: &VmRow,
+    row: &WorkspaceRow,
+    limits: Limits,
+    keep: bool,
+) -> Result<Review> {
+    let vm = running(env, vm)?;
     let guest = env.guest(&vm);
     let guard = env.locks.workspace(&vm.id)?;
     // Somebody may have prepared it again while we waited.
     let mut row = env.store.workspace(row.id.as_str())?;
-    let opened = open(env.context, &row)?;
+    let opened = open(env.context, &vm, &row)?;
     let interrupt = env.interrupt.signals().map(AsFd::as_fd);
     let user = row.spec.user.clone();
     let step = env.progress.step("looking at the workspace", None);
@@ -103,12 +114,18 @@ fn compare(env: &mut Env<'_>, row: &WorkspaceRow, limits: Limits, keep: bool) ->
     Ok(review)
 }
 
-fn open(context: &lib_store::Context, row: &WorkspaceRow) -> Result<Opened> {
+fn open(context: &Context, vm: &VmRow, row: &WorkspaceRow) -> Result<Opened> {
     let git = Git::find()?;
     let directory = context.workspace(&row.vm, &row.id);
-    let incomplete = || WsError::Incomplete {
-        workspace: row.path.clone(),
-        hint: format!("banger-ws prepare {} {}", row.vm, row.source.display()),
+    let incomplete = || {
+        let mut hint = format!("banger-ws prepare {} {}", vm.name, row.source.display());
+        if Path::new(&row.path).file_name() != row.source.file_name() {
+            hint.push_str(&format!(" --path {}", row.path));
+        }
+        WsError::Incomplete {
+            workspace: format!("{}:{}", vm.name, row.path),
+            hint,
+        }
     };
     if row.prepared_ms.is_none() {
         return Err(incomplete());
@@ -131,11 +148,21 @@ fn open(context: &lib_store::Context, row: &WorkspaceRow) -> Result<Opened> {
 /// # Errors
 /// [`WsError::Usage`] when nothing was.
 pub fn reviewed(env: &Env<'_>, row: &WorkspaceRow) -> Result<Review> {
-    let directory = env.context.workspace(&row.vm, &row.id);
-    Review::load(&directory)?.ok_or_else(|| WsError::Usage {
-        what: "nothing of this workspace was reviewed yet".into(),
-        hint: "banger-ws diff".into(),
-    })
+    load(env.context, env.store, row)
+}
+
+fn load(context: &Context, store: &Store, row: &WorkspaceRow) -> Result<Review> {
+    match Review::load(&context.workspace(&row.vm, &row.id))? {
+        Some(review) => Ok(review),
+        None => Err(WsError::Usage {
+            what: "nothing of this workspace was reviewed yet".into(),
+            hint: format!(
+                "banger-ws diff {}:{}",
+                store.vm(row.vm.as_str())?.name,
+                row.path
+            ),
+        }),
+    }
 }
 
 /// Gives what was reviewed to its target, exactly; the guest is not asked. `wanted` is the hash, or its
@@ -149,13 +176,20 @@ pub fn apply(
     target: &Target,
     wanted: Option<&str>,
 ) -> Result<Review> {
+    let interrupt = env.interrupt;
+    or_interrupted(interrupt, give(env, row, target, wanted))
+}
+
+fn give(
+    env: &mut Env<'_>,
+    row: &WorkspaceRow,
+    target: &Target,
+    wanted: Option<&str>,
+) -> Result<Review> {
     let guard = env.locks.workspace(&row.vm)?;
     let mut row = env.store.workspace(row.id.as_str())?;
     let directory = env.context.workspace(&row.vm, &row.id);
-    let mut review = Review::load(&directory)?.ok_or_else(|| WsError::Usage {
-        what: "nothing of this workspace was reviewed yet".into(),
-        hint: "banger-ws diff".into(),
-    })?;
+    let mut review = load(env.context, env.store, &row)?;
     let git = Git::find()?;
     let scratch = Scratch {
         git: git.clone(),
@@ -169,7 +203,10 @@ pub fn apply(
     if let Some(wanted) = wanted {
         refuse_other(&review, wanted)?;
     }
-    review::verify(&scratch, &review)?;
+    match target {
+        Target::Patch(_) | Target::Worktree => review::verify_patch(&scratch, &review)?,
+        Target::Bundle(_) | Target::Branch(_) => review::verify_trees(&scratch, &review)?,
+    }
     let work = Work {
         git: &git,
         scratch: &scratch,
@@ -204,7 +241,7 @@ pub fn apply(
 }
 
 fn remember(
-    store: &mut lib_store::Store,
+    store: &mut Store,
     guard: &WorkspaceGuard<'_>,
     row: &mut WorkspaceRow,
     review: &Review,
@@ -244,6 +281,11 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
+    /// As the user would name the workspace.
+    fn selector(&self) -> String {
+        format!("{}:{}", self.review.record.name, self.row.path)
+    }
+
     fn patch(&self, file: &Path) -> Result<()> {
         let from = self.review.patch_path();
         beside(file, |new| fs::copy(&from, new).map(drop))
@@ -258,7 +300,10 @@ impl Work<'_> {
                 return Err(WsError::Conflict {
                     what: "changes in submodules cannot be commits of the repository around them",
                     paths: vec![prefix],
-                    hint: "banger-ws export -o FILE.patch   (the patch has them)".into(),
+                    hint: format!(
+                        "banger-ws export {} -o FILE.patch   (the patch has them)",
+                        self.selector()
+                    ),
                 });
             }
         }
@@ -305,8 +350,10 @@ impl Work<'_> {
             return Err(WsError::Conflict {
                 what: "changed in the VM, on top of changes that you have not committed",
                 paths: conflicts,
-                hint: "banger-ws apply --worktree   (or: commit yours, prepare and try again)"
-                    .into(),
+                hint: format!(
+                    "banger-ws apply {} --worktree   (or: commit yours, prepare and try again)",
+                    self.selector()
+                ),
             });
         }
         Ok((
@@ -353,7 +400,7 @@ impl Work<'_> {
         match self.review.is_empty() {
             true => Err(WsError::Usage {
                 what: "nothing changed in the workspace".into(),
-                hint: "banger-ws status".into(),
+                hint: format!("banger-ws status {}", self.selector()),
             }),
             false => Ok(()),
         }
@@ -415,7 +462,7 @@ impl Work<'_> {
                 what: format!("`{branch}` is checked out, and is left alone"),
                 hint: format!(
                     "banger-ws apply {} --worktree   (or: --to another branch, and git merge it)",
-                    self.row.vm
+                    self.selector()
                 ),
             });
         }
@@ -423,7 +470,7 @@ impl Work<'_> {
         if current.as_deref() == Some(&*name) {
             return Err(WsError::Usage {
                 what: format!("`{branch}` is checked out, and is left alone"),
-                hint: format!("banger-ws apply {} --worktree", self.row.vm),
+                hint: format!("banger-ws apply {} --worktree", self.selector()),
             });
         }
         let old = user("rev-parse")
@@ -442,7 +489,7 @@ impl Work<'_> {
                     what: format!("`{branch}` has commits that the workspace does not have"),
                     hint: format!(
                         "banger-ws apply {} --to ANOTHER   (then: git merge ANOTHER)",
-                        self.row.vm
+                        self.selector()
                     ),
                 });
             }
@@ -500,6 +547,7 @@ impl Work<'_> {
             .of_user(&self.row.source, "apply")
             .args(["--binary", "--whitespace=nowarn"])
             .arg(self.review.patch_path())
+            .apart()
             .output()
             .map(drop)
     }

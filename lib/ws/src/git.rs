@@ -6,6 +6,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
@@ -16,6 +17,14 @@ const NEEDED: (u32, u32) = (2, 31);
 const NEEDED_TEXT: &str = "2.31";
 /// Words of a failure are cut here.
 const MOST_WORDS: usize = 2000;
+
+/// Or it would map packs whole, however large they are (git-config(1)).
+const SMALL_WINDOWS: [&str; 4] = [
+    "-c",
+    "core.packedGitWindowSize=1m",
+    "-c",
+    "core.packedGitLimit=16m",
+];
 
 /// The program, found once.
 #[derive(Debug, Clone)]
@@ -79,6 +88,7 @@ impl Git {
                 .args(["-c", "core.fsmonitor=false"])
                 // Or an index of ours would leave a shared one in the user's repository.
                 .args(["-c", "core.splitIndex=false"])
+                .args(SMALL_WINDOWS)
                 .arg(name);
         })
     }
@@ -125,7 +135,7 @@ impl Git {
             ] {
                 command.args(["-c", setting]);
             }
-            command.arg(name);
+            command.args(SMALL_WINDOWS).arg(name);
         })
     }
 
@@ -216,6 +226,12 @@ impl Call {
 
     pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.command.env(name, value);
+        self
+    }
+
+    /// Ctrl-C in a terminal does not reach it: what it begins it ends.
+    pub(crate) fn apart(mut self) -> Self {
+        self.command.process_group(0);
         self
     }
 

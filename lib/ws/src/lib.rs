@@ -11,6 +11,7 @@ mod error;
 mod export;
 mod fetch;
 mod files;
+mod filtered;
 mod git;
 mod guest_git;
 mod identity;

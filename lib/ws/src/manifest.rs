@@ -45,6 +45,8 @@ pub(crate) struct Item {
     pub(crate) mode: u32,
     /// Of the blob, in hexadecimal; of the commit for a submodule.
     pub(crate) oid: String,
+    /// Of the bytes in the working tree, where a filter makes them others than the repository's.
+    pub(crate) raw: Option<String>,
     /// Which of the roots it belongs to.
     pub(crate) root: usize,
     /// How the repository keeps it.
@@ -53,6 +55,13 @@ pub(crate) struct Item {
     pub(crate) absent: bool,
     /// The guest's file when it was as sent; none when that is not known.
     pub(crate) guest: Option<Listed>,
+}
+
+impl Item {
+    /// A file of this mode and content is the one that went in.
+    pub(crate) fn is(&self, mode: u32, oid: &str) -> bool {
+        self.mode == mode && (self.oid == oid || self.raw.as_deref() == Some(oid))
+    }
 }
 
 /// A repository of the workspace: the one that was named, then its submodules.
@@ -76,6 +85,8 @@ struct Header {
     format: String,
     roots: Vec<Root>,
     #[serde(default)]
+    git: Option<bool>,
+    #[serde(default)]
     excludes: Vec<u8>,
 }
 
@@ -86,6 +97,8 @@ pub(crate) struct Manifest {
     pub(crate) format: String,
     /// At least one.
     pub(crate) roots: Vec<Root>,
+    /// The guest has a repository there; none where that was not written down.
+    pub(crate) git: Option<bool>,
     /// The lines of the host's own excludes: those of the user and of the repository.
     pub(crate) excludes: Vec<u8>,
     /// By path.
@@ -167,6 +180,7 @@ impl Manifest {
             version: VERSION,
             format: self.format.clone(),
             roots: self.roots.clone(),
+            git: self.git,
             excludes: self.excludes.clone(),
         };
         let mut out = serde_json::to_vec(&header).unwrap_or_default();
@@ -178,10 +192,11 @@ impl Manifest {
                 Kept::Filtered => 'f',
             };
             let line = format!(
-                "{:o} {} {} {kept} {}",
+                "{:o} {} {} {kept}{} {}",
                 item.mode,
                 item.oid,
                 item.root,
+                item.raw.as_deref().unwrap_or_default(),
                 u8::from(item.absent)
             );
             out.extend_from_slice(line.as_bytes());
@@ -247,10 +262,11 @@ fn decode(bytes: &[u8]) -> Option<Manifest> {
         let mode = u32::from_str_radix(words.next()?, 8).ok()?;
         let oid = words.next()?.to_owned();
         let root = words.next()?.parse().ok()?;
-        let kept = match words.next()? {
-            "a" => Kept::AsIs,
-            "c" => Kept::Crlf,
-            "f" => Kept::Filtered,
+        let (kept, raw) = match words.next()?.split_at_checked(1)? {
+            ("a", "") => (Kept::AsIs, None),
+            ("c", "") => (Kept::Crlf, None),
+            ("f", "") => (Kept::Filtered, None),
+            ("f", raw) => (Kept::Filtered, Some(raw.to_owned())),
             _ => return None,
         };
         let absent = words.next()? == "1";
@@ -270,6 +286,7 @@ fn decode(bytes: &[u8]) -> Option<Manifest> {
         let item = Item {
             mode,
             oid,
+            raw,
             root,
             kept,
             absent,
@@ -280,6 +297,7 @@ fn decode(bytes: &[u8]) -> Option<Manifest> {
     Some(Manifest {
         format: header.format,
         roots: header.roots,
+        git: header.git,
         excludes: header.excludes,
         items,
     })
@@ -304,10 +322,16 @@ mod tests {
         let item = |guest| Item {
             mode: PLAIN,
             oid: "ab".repeat(20),
+            raw: None,
             root: 0,
             kept: Kept::Crlf,
             absent: false,
             guest,
+        };
+        let filtered = Item {
+            raw: Some("ef".repeat(20)),
+            kept: Kept::Filtered,
+            ..item(Some(listed))
         };
         let manifest = Manifest {
             format: "sha1".into(),
@@ -318,10 +342,12 @@ mod tests {
                 base: None,
                 base_tree: None,
             }],
+            git: Some(true),
             excludes: b"*.o\n".to_vec(),
             items: BTreeMap::from([
                 (b"a\tb\n\xff".to_vec(), item(Some(listed))),
                 (b"c".to_vec(), item(None)),
+                (b"d".to_vec(), filtered),
             ]),
         };
         let base = tempfile::tempdir().unwrap();

@@ -1,10 +1,11 @@
 //! `prepare`: a repository goes into a guest; again, only what changed.
 
+mod history;
+mod plan;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::Stdio;
 
 use banger_failpoint::{passed, point};
 use banger_tree::{Listed, Piece};
@@ -12,17 +13,18 @@ use lib_guest::{Directory, Guest};
 use lib_model::{Progress, WorkspaceRecord};
 use lib_store::{Store, VmRow, WorkspaceGuard, WorkspaceRow, WorkspaceSpec, private_dir};
 use lib_vm::{Life, VmError};
+use plan::Plan;
 
 use crate::collect::{self, Collected, Collector, Commits};
 use crate::error::{Result, WsError};
+use crate::filtered;
 use crate::git::{Git, Scratch};
-use crate::guest_git::{GuestGit, Output};
-use crate::index;
-use crate::manifest::{GITLINK, Manifest};
-use crate::place::{self, Made};
+use crate::guest_git::GuestGit;
+use crate::manifest::Manifest;
+use crate::place;
 use crate::repository::{Content, Repository, Scan, scan};
-use crate::request::{Env, Limits, Mode, Prepare};
-use crate::walk::shown;
+use crate::request::{Env, Limits, Mode, Prepare, settled};
+use crate::walk::parent;
 
 /// The bare repository in the workspace's directory.
 pub(crate) const SCRATCH: &str = "scratch.git";
@@ -33,6 +35,11 @@ pub(crate) const SCRATCH: &str = "scratch.git";
 /// See [`WsError`]. When it fails half-way the workspace stays marked as incomplete, and the next `prepare`
 /// makes it whole.
 pub fn prepare(env: &mut Env<'_>, vm: &VmRow, request: &Prepare) -> Result<WorkspaceRecord> {
+    let prepared = copy(env, vm, request);
+    settled(env, vm, prepared)
+}
+
+fn copy(env: &mut Env<'_>, vm: &VmRow, request: &Prepare) -> Result<WorkspaceRecord> {
     let git = Git::find()?;
     let repository = Repository::find(&git, &request.source)?;
     // The directory that was named may be no repository of its own, and its owner not know that.
@@ -107,7 +114,15 @@ pub fn prepare(env: &mut Env<'_>, vm: &VmRow, request: &Prepare) -> Result<Works
         readonly: request.readonly,
         ..WorkspaceSpec::default()
     };
-    let row = store.begin_workspace(&guard, &path, &repository.top, &spec)?;
+    let row = match &known {
+        // It stays whole until something of it is touched.
+        Some(known) => WorkspaceRow {
+            source: repository.top.clone(),
+            spec,
+            ..known.clone()
+        },
+        None => store.begin_workspace(&guard, &path, &repository.top, &spec)?,
+    };
     passed("workspace.begun");
     let workspace = env.context.workspace(&vm.id, &row.id);
     if let Some(parent) = workspace.parent() {
@@ -119,6 +134,7 @@ pub fn prepare(env: &mut Env<'_>, vm: &VmRow, request: &Prepare) -> Result<Works
         progress: env.progress,
         note: env.note,
         guard: &guard,
+        vm: &vm,
         git: &git,
         guest: &guest,
         guest_git: &guest_git,
@@ -126,9 +142,12 @@ pub fn prepare(env: &mut Env<'_>, vm: &VmRow, request: &Prepare) -> Result<Works
         request,
         directory: &mut directory,
         workspace: &workspace,
-        was_readonly: known.as_ref().is_some_and(|known| known.spec.readonly),
+        // Whoever was cut off had perhaps another wish.
+        was_readonly: known
+            .as_ref()
+            .is_some_and(|known| known.spec.readonly || known.prepared_ms.is_none()),
         was_git: known.as_ref().is_some_and(|known| known.spec.git),
-        old_base: known.and_then(|known| known.spec.base),
+        old_base: None,
         row,
     };
     let changed = preparation.run()?;
@@ -207,6 +226,7 @@ struct Preparation<'a, 'd> {
     progress: &'a dyn Progress,
     note: &'a dyn Fn(&str),
     guard: &'a WorkspaceGuard<'a>,
+    vm: &'a VmRow,
     git: &'a Git,
     guest: &'a Guest,
     guest_git: &'a GuestGit<'a>,
@@ -216,16 +236,9 @@ struct Preparation<'a, 'd> {
     workspace: &'a Path,
     was_readonly: bool,
     was_git: bool,
+    /// The commit of the last copy that was whole.
     old_base: Option<String>,
     row: WorkspaceRow,
-}
-
-/// What is to be done in the guest.
-#[derive(Debug, Default)]
-struct Plan {
-    send: BTreeSet<Vec<u8>>,
-    remove: BTreeSet<Vec<u8>>,
-    conflicts: Vec<String>,
 }
 
 impl Preparation<'_, '_> {
@@ -254,32 +267,47 @@ impl Preparation<'_, '_> {
             Err(_) if self.request.force => None,
             Err(error) => return Err(error),
         };
-        if self.was_readonly {
-            self.guest.protect(self.row.path.as_bytes(), false)?;
+        filtered::name(self.git, self.repository, &mut scan, old.as_ref())?;
+        if let Some(old) = &old {
+            self.old_base = old.roots[0].base.clone();
+            self.was_git = old.git.unwrap_or(self.was_git);
         }
         let scratch = self.scratch(&scan, old.as_ref());
+        let cut_off = Manifest::cut_off(self.workspace);
         let collected = match &old {
-            Some(old) => self.collect(&scratch, old)?,
+            Some(old) => self.collect(&scratch, old, &cut_off)?,
             None => Collected::default(),
         };
-        let cut_off = Manifest::cut_off(self.workspace);
-        let plan = plan(&mut scan, old.as_ref(), &cut_off, &collected);
+        let plan = plan::plan(&mut scan, old.as_ref(), &cut_off, &collected);
         if !plan.conflicts.is_empty() && !self.request.force {
             return Err(WsError::Conflict {
                 what: "changed both here and in the VM",
                 paths: plan.conflicts,
                 hint: format!(
-                    "banger-ws export {}   (or: banger-ws prepare --force …, which throws the VM's away)",
-                    self.row.vm
+                    "banger-ws export {}:{}   (or: banger-ws prepare --force …, which throws the VM's away)",
+                    self.vm.name, self.row.path
                 ),
             });
         }
         let fresh = old.is_none() || (self.row.spec.git && !self.was_git);
         let moved = fresh || self.old_base != self.row.spec.base;
-        self.history(&scratch, fresh, moved, &collected.commits)?;
-        if old.is_some() && !(plan.send.is_empty() && plan.remove.is_empty()) {
+        if moved {
+            self.refuse_moved(&collected.commits)?;
+        }
+        // From here on the guest's side changes.
+        let (path, source) = (self.row.path.clone(), self.row.source.clone());
+        let begun = self
+            .store
+            .begin_workspace(self.guard, &path, &source, &self.row.spec);
+        self.row = begun?;
+        if self.was_readonly {
+            self.guest.protect(path.as_bytes(), false)?;
+        }
+        scan.manifest.git = Some(self.row.spec.git);
+        if old.is_some() && (moved || !(plan.send.is_empty() && plan.remove.is_empty())) {
             scan.manifest.announce(self.workspace)?;
         }
+        self.history(fresh, moved)?;
         point("workspace.copy").map_err(WsError::io("write to", self.workspace))?;
         let remove: Vec<Vec<u8>> = plan.remove.iter().cloned().collect();
         self.directory.remove(&remove)?;
@@ -311,13 +339,22 @@ impl Preparation<'_, '_> {
     }
 
     /// What was changed in the guest since the last copy.
-    fn collect(&mut self, scratch: &Scratch, old: &Manifest) -> Result<Collected> {
+    fn collect(
+        &mut self,
+        scratch: &Scratch,
+        old: &Manifest,
+        cut_off: &[Manifest],
+    ) -> Result<Collected> {
         let limits = Limits::default();
         let base = old.roots[0].base.as_deref();
-        let commits = match self.row.spec.git && self.was_git {
+        let mut commits = match self.row.spec.git && self.was_git {
             true => collect::commits(scratch, self.guest_git, base, &old.format, limits)?,
             false => Commits::default(),
         };
+        // The guest is at a commit that a copy that was cut off had brought.
+        if cut_off.iter().any(|sent| sent.roots[0].base == commits.tip) {
+            commits = Commits::default();
+        }
         let collector = Collector {
             scratch,
             manifest: old,
@@ -326,107 +363,6 @@ impl Preparation<'_, '_> {
             progress: &|_| {},
         };
         collector.collect(self.directory, commits)
-    }
-
-    /// Makes the guest's repository, or brings a new commit into it.
-    fn history(
-        &mut self,
-        scratch: &Scratch,
-        fresh: bool,
-        moved: bool,
-        commits: &Commits,
-    ) -> Result<()> {
-        if !self.row.spec.git || !moved {
-            return Ok(());
-        }
-        if (commits.tip.is_some() || commits.lost.is_some()) && !self.request.force {
-            return Err(WsError::Conflict {
-                what: "the repository has moved on, and commits were made in the VM",
-                paths: commits.tip.iter().cloned().collect(),
-                hint: format!(
-                    "banger-ws export {} --apply-to BRANCH   (or: banger-ws prepare --force …)",
-                    self.row.vm
-                ),
-            });
-        }
-        let spec = &self.row.spec;
-        let full = spec.mode == Mode::Full.as_str();
-        let base = spec.base.as_deref();
-        let mut shallow = match (full, base) {
-            (false, Some(base)) => format!("{base}\n"),
-            // The host's own history may end early, too.
-            _ => fs::read_to_string(place::git_path(self.git, self.repository, "shallow")?)
-                .unwrap_or_default(),
-        };
-        if !full
-            && !fresh
-            && let Some(old) = &self.old_base
-        {
-            shallow.push_str(&format!("{old}\n"));
-        }
-        let mut files = Vec::new();
-        if !shallow.is_empty() {
-            files.push(Made::file(".git/shallow", shallow.into_bytes()));
-        }
-        // Later it is the guest's: who works there has set a name, or a remote.
-        if fresh {
-            let format = &self.repository.format;
-            files.extend(place::repository(format, spec.branch.as_deref(), base));
-            let excludes = self.repository.excludes(self.git)?;
-            files.push(Made::file(".git/info/exclude", excludes));
-        }
-        place::made(self.directory, files)?;
-        let Some(base) = base else {
-            return Ok(());
-        };
-        let mut wanted = String::new();
-        if !full {
-            wanted.push_str(&format!("--shallow {base}\n"));
-        }
-        wanted.push_str(&format!("{base}\n"));
-        if let Some(old) = self.old_base.as_ref().filter(|_| !fresh) {
-            wanted.push_str(&format!("^{old}\n"));
-        }
-        let step = self.progress.step("history", None);
-        self.pack(scratch, &wanted, full)?;
-        step.done("");
-        let files = place::head(self.row.spec.branch.as_deref(), base);
-        place::made(self.directory, files)
-    }
-
-    /// Streams a pack from the repository into the guest's `index-pack`.
-    fn pack(&self, _scratch: &Scratch, wanted: &str, full: bool) -> Result<()> {
-        let window = if full { "10" } else { "0" };
-        let mut packing = self
-            .git
-            .of_user(&self.repository.top, "pack-objects")
-            .args(["--revs", "--stdout", "-q", "--delta-base-offset"])
-            .args(["--window-memory=16m", "--threads=2"])
-            .arg(format!("--window={window}"))
-            .spawn(Stdio::piped())?;
-        if let Some(mut stdin) = packing.stdin.take() {
-            use std::io::Write;
-            stdin
-                .write_all(wanted.as_bytes())
-                .map_err(packing.failed())?;
-        }
-        let Some(pipe) = packing.child.stdout.take().map(OwnedFd::from) else {
-            return packing.finish();
-        };
-        let arguments = ["index-pack", "--stdin"];
-        let taken = self
-            .guest_git
-            .run(&arguments, Some(pipe.as_fd()), Output::Null);
-        drop(pipe);
-        let packed = packing.finish();
-        let taken = taken?;
-        if taken.status != 0 {
-            return Err(WsError::Refused(format!(
-                "git in the VM did not take the history (status {}): {}",
-                taken.status, taken.words
-            )));
-        }
-        packed
     }
 
     /// Sends files, and learns how the guest's file system has them.
@@ -479,127 +415,4 @@ impl Preparation<'_, '_> {
         }
         Ok(())
     }
-
-    /// The guest's index: the commit's tree, with the guest's own stat data where the file is the commit's.
-    fn index(&mut self, scratch: &Scratch, manifest: &Manifest) -> Result<()> {
-        let Some(base) = &self.row.spec.base else {
-            return Ok(());
-        };
-        let listed = scratch
-            .call("ls-tree")
-            .args(["-r", "-z", "--full-tree", base])
-            .output()?;
-        let mut entries = BTreeMap::new();
-        for (mode, oid, path) in crate::review::tree_entries(&listed) {
-            let item = manifest.items.get(&path);
-            let same = item.filter(|item| item.oid == oid && item.mode == mode);
-            let entry = index::Entry {
-                mode,
-                oid,
-                file: same.and_then(|item| item.guest),
-                skip: item.is_some_and(|item| item.absent),
-            };
-            entries.insert(path, entry);
-        }
-        let bytes = index::encode(&manifest.format, &entries)
-            .ok_or_else(|| WsError::Refused("git names objects in an unknown way".into()))?;
-        place::made(self.directory, vec![Made::file(".git/index", bytes)])
-    }
-}
-
-fn parent(path: &[u8]) -> Vec<u8> {
-    let slash = path.iter().rposition(|byte| *byte == b'/');
-    path[..slash.unwrap_or(0)].to_vec()
-}
-
-/// Compares three sides: what went in last, what the host has now, what the guest has. Files that need
-/// no sending keep what is known of them.
-fn plan(
-    scan: &mut Scan,
-    old: Option<&Manifest>,
-    cut_off: &[Manifest],
-    collected: &Collected,
-) -> Plan {
-    let mut plan = Plan::default();
-    // The guest has there what a copy that was cut off had sent, or removed.
-    let ours = |path: &[u8]| {
-        let has = collected.changed.get(path);
-        let has = has.map(|blob| (blob.mode, &blob.oid));
-        cut_off.iter().any(|sent| {
-            let item = sent.items.get(path).filter(|item| !item.absent);
-            item.map(|item| (item.mode, &item.oid)) == has
-        })
-    };
-    for (path, new) in &mut scan.manifest.items {
-        if new.absent {
-            continue;
-        }
-        let before = old
-            .and_then(|old| old.items.get(path))
-            .filter(|item| !item.absent);
-        let host_changed = before.is_none_or(|before| {
-            (before.mode, &before.oid, before.kept) != (new.mode, &new.oid, new.kept)
-        });
-        if new.mode == GITLINK {
-            if host_changed {
-                plan.send.insert(path.clone());
-            }
-            continue;
-        }
-        if collected.deleted.contains(path) {
-            if ours(path) {
-                plan.send.insert(path.clone());
-            } else if host_changed {
-                plan.conflicts.push(shown(path));
-                plan.send.insert(path.clone());
-            }
-        } else if let Some(blob) = collected.changed.get(path) {
-            let same = (blob.mode, &blob.oid) == (new.mode, &new.oid);
-            if !same && ours(path) {
-                plan.send.insert(path.clone());
-            } else if host_changed && !same {
-                plan.conflicts.push(shown(path));
-                plan.send.insert(path.clone());
-            }
-        } else if host_changed {
-            plan.send.insert(path.clone());
-        } else {
-            new.guest = before.and_then(|before| before.guest);
-        }
-    }
-    let Some(old) = old else {
-        return plan;
-    };
-    for (path, before) in &old.items {
-        let stays = scan
-            .manifest
-            .items
-            .get(path)
-            .is_some_and(|item| !item.absent);
-        if stays || before.absent || before.mode == GITLINK || collected.deleted.contains(path) {
-            continue;
-        }
-        if collected.changed.contains_key(path) && !ours(path) {
-            plan.conflicts.push(shown(path));
-        }
-        plan.remove.insert(path.clone());
-    }
-    for path in collected.changed.keys() {
-        let known = scan.manifest.items.contains_key(path) || old.items.contains_key(path);
-        if !known && ours(path) {
-            plan.remove.insert(path.clone());
-        }
-    }
-    // A directory cannot take a file's name before the file is gone.
-    for path in plan.send.clone() {
-        let mut above = &path[..];
-        while let Some(slash) = above.iter().rposition(|byte| *byte == b'/') {
-            above = &above[..slash];
-            if collected.changed.contains_key(above) {
-                plan.conflicts.push(shown(above));
-                plan.remove.insert(above.to_vec());
-            }
-        }
-    }
-    plan
 }

@@ -183,6 +183,7 @@ pub(crate) fn scan(
         manifest: Manifest {
             format: repository.format.clone(),
             roots: Vec::new(),
+            git: None,
             excludes: repository.excludes(git)?,
             items: BTreeMap::new(),
         },
@@ -525,6 +526,7 @@ fn item(mode: u32, oid: String, root: usize) -> Item {
     Item {
         mode,
         oid,
+        raw: None,
         root,
         kept: Kept::AsIs,
         absent: false,

@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 
 use lib_guest::Guest;
-use lib_model::Progress;
+use lib_model::{ByteSize, Progress};
 use lib_store::{Context, Locks, Store, VmRow};
 use lib_vm::Interrupt;
+
+use crate::error::{Result, WsError};
 
 /// What every verb works with.
 pub struct Env<'a> {
@@ -27,6 +29,29 @@ impl Env<'_> {
     pub(crate) fn guest(&self, vm: &VmRow) -> Guest {
         Guest::new(lib_vm::runtime(self.context, vm).join(banger_wire::monitor::file::AGENT_SOCKET))
     }
+}
+
+/// An error that comes of the user's wish to end is that wish: our git hears of Ctrl-C, too. The signal is taken, or it
+/// would end us before that is said.
+pub(crate) fn or_interrupted<T>(interrupt: &Interrupt, result: Result<T>) -> Result<T> {
+    if result.is_err() {
+        interrupt.check()?;
+    }
+    result
+}
+
+/// What an error comes of, where who met it could not know: a wish to end, a full disk of the guest.
+pub(crate) fn settled<T>(env: &Env<'_>, vm: &VmRow, result: Result<T>) -> Result<T> {
+    let error = match or_interrupted(env.interrupt, result) {
+        Err(error) if error.is_full_guest() => error,
+        other => return other,
+    };
+    let stats = env.guest(vm).stats().ok();
+    Err(WsError::Full {
+        vm: vm.name.to_string(),
+        disk: stats.map(|stats| (ByteSize(stats.disk_used), ByteSize(stats.disk_size))),
+        source: Box::new(error),
+    })
 }
 
 /// How much history goes into the guest.

@@ -239,6 +239,8 @@ fn write_patch(scratch: &Scratch, review: &Review, path: &Path) -> Result<()> {
         let running = scratch
             .call("diff-tree")
             .args(DIFF)
+            // Lines such as `rename from` have no prefix.
+            .args((!sides.root.prefix.is_empty()).then_some("--no-renames"))
             .arg(prefix(b"--src-prefix=a/"))
             .arg(prefix(b"--dst-prefix=b/"))
             .args([&sides.root.tree, &sides.tree])
@@ -276,24 +278,34 @@ pub(crate) fn hash(scratch: &Scratch, review: &Review, patch: &Path) -> Result<S
     Ok(format!("sha256:{hex}"))
 }
 
-/// Checks that what is stored is what was reviewed: the trees still give the patch that has the hash.
+/// Checks that what is stored is what was reviewed: the patch has the hash.
 ///
 /// # Errors
 /// [`WsError::OtherHash`].
-pub(crate) fn verify(scratch: &Scratch, review: &Review) -> Result<()> {
+pub(crate) fn verify_patch(scratch: &Scratch, review: &Review) -> Result<()> {
+    refuse_other(review, hash(scratch, review, &review.patch_path())?)
+}
+
+/// As [`verify_patch`], and the trees still give the patch that has the hash: for who uses the trees.
+///
+/// # Errors
+/// [`WsError::OtherHash`].
+pub(crate) fn verify_trees(scratch: &Scratch, review: &Review) -> Result<()> {
+    verify_patch(scratch, review)?;
     let again = review.directory.join(format!("{PATCH}.check"));
     let found = write_patch(scratch, review, &again).and_then(|()| hash(scratch, review, &again));
     let _ = fs::remove_file(&again);
-    let stored = hash(scratch, review, &review.patch_path())?;
-    for found in [found?, stored] {
-        if found != review.record.hash {
-            return Err(WsError::OtherHash {
-                found,
-                wanted: review.record.hash.clone(),
-            });
-        }
+    refuse_other(review, found?)
+}
+
+fn refuse_other(review: &Review, found: String) -> Result<()> {
+    match found == review.record.hash {
+        true => Ok(()),
+        false => Err(WsError::OtherHash {
+            found,
+            wanted: review.record.hash.clone(),
+        }),
     }
-    Ok(())
 }
 
 fn changes(

@@ -29,6 +29,58 @@ pub(crate) struct Walk {
     pub(crate) left_out: Vec<String>,
     /// Of these, names that lead out or into git.
     pub(crate) refused: Vec<String>,
+    /// Directories that were entered, without the top.
+    directories: BTreeMap<Vec<u8>, Listed>,
+    /// Directories with something in them that is not taken.
+    odd: HashSet<Vec<u8>>,
+    /// What the `.gitignore` of a directory said.
+    ignores: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+impl Walk {
+    fn has_directory_in(&self, path: &[u8]) -> bool {
+        let below = below(path);
+        let mut behind = self.directories.range(below.clone()..);
+        behind
+            .next()
+            .is_some_and(|(next, _)| next.starts_with(&below))
+    }
+
+    fn files_in<'w>(&'w self, path: &[u8]) -> impl Iterator<Item = (&'w Vec<u8>, &'w Listed)> {
+        let below = below(path);
+        self.files
+            .range(below.clone()..)
+            .take_while(move |(file, _)| file.starts_with(&below))
+    }
+}
+
+fn below(path: &[u8]) -> Vec<u8> {
+    [path, b"/"].concat()
+}
+
+/// An earlier walk over the same tree, and the directories whose files were read since.
+struct Before<'b> {
+    walk: &'b Walk,
+    read: &'b HashSet<Vec<u8>>,
+}
+
+impl Before<'_> {
+    /// Nothing came into this directory or went from it since, the same of it counts, and whether its files were
+    /// written to does not matter, for none was read.
+    fn still_has(&self, level: &Level, now: &Walk) -> bool {
+        let mut above = level.path.clone();
+        while !above.is_empty() {
+            above = parent(&above);
+            if self.walk.ignores.get(&above) != now.ignores.get(&above) {
+                return false;
+            }
+        }
+        level.listed.is_some()
+            && self.walk.directories.get(&level.path) == level.listed.as_ref()
+            && !self.walk.odd.contains(&level.path)
+            && !self.read.contains(&level.path)
+            && !self.walk.has_directory_in(&level.path)
+    }
 }
 
 /// How to walk.
@@ -58,6 +110,8 @@ struct State {
 /// A directory to list.
 struct Level {
     path: Vec<u8>,
+    /// As the one above lists it; the top has none.
+    listed: Option<Listed>,
     /// It is ignored: only what is tracked, or was asked for, counts in it.
     ignored: bool,
 }
@@ -68,12 +122,46 @@ impl Walker<'_> {
     /// # Errors
     /// [`WsError::Limit`], [`WsError::Guest`].
     pub(crate) fn walk(&self, directory: &mut Directory<'_>) -> Result<Walk> {
+        self.walk_since(directory, None)
+    }
+
+    /// Walks again, after files in the directories `read` were read: says whether they are as they were, and whether
+    /// files came or went anywhere. Directories of which the file system says that neither happened are not listed.
+    ///
+    /// # Errors
+    /// As [`Walker::walk`].
+    pub(crate) fn walk_again(
+        &self,
+        directory: &mut Directory<'_>,
+        walk: &Walk,
+        read: &HashSet<Vec<u8>>,
+    ) -> Result<Walk> {
+        self.walk_since(directory, Some(Before { walk, read }))
+    }
+
+    fn walk_since(
+        &self,
+        directory: &mut Directory<'_>,
+        before: Option<Before<'_>>,
+    ) -> Result<Walk> {
         let mut state = self.state();
         let mut levels = vec![Level {
             path: Vec::new(),
+            listed: None,
             ignored: false,
         }];
         while !levels.is_empty() {
+            if let Some(before) = &before {
+                levels.retain(|level| {
+                    let same = before.still_has(level, &state.walk);
+                    if same {
+                        let files = before.walk.files_in(&level.path);
+                        let files = files.map(|(path, listed)| (path.clone(), *listed));
+                        state.walk.files.extend(files);
+                    }
+                    !same
+                });
+            }
             let listed = self.list(directory, &levels, &mut state)?;
             let ignores: Vec<Vec<u8>> = levels
                 .iter()
@@ -86,12 +174,9 @@ impl Walker<'_> {
                 .map(|(level, _)| join(&level.path, b".gitignore"))
                 .collect();
             let texts = read_small(directory, &ignores, LONGEST_IGNORE)?;
-            for path in ignores {
-                let parent = &path[..path.len() - b".gitignore".len()];
-                let parent = parent.strip_suffix(b"/").unwrap_or(parent).to_owned();
-                if let Some(text) = texts.get(&path) {
-                    state.rules.insert(parent, matcher(text));
-                }
+            for (path, text) in texts {
+                state.rules.insert(parent(&path), matcher(&text));
+                state.walk.ignores.insert(parent(&path), text);
             }
             let mut next = Vec::new();
             for (level, entries) in levels.iter().zip(listed) {
@@ -192,6 +277,7 @@ impl Walker<'_> {
                 )));
             }
             if !level.ignored {
+                state.walk.odd.insert(level.path.clone());
                 state
                     .walk
                     .left_out
@@ -218,6 +304,7 @@ impl State {
         if apart {
             if !level.ignored {
                 let shown = shown(&level.path);
+                self.walk.odd.insert(level.path.clone());
                 self.walk
                     .left_out
                     .push(format!("{shown}/: a repository of its own"));
@@ -234,6 +321,7 @@ impl State {
             if is_dot_git(&name) || path.len() > LONGEST_PATH {
                 if !ignored {
                     let shown = shown(&path);
+                    self.walk.odd.insert(level.path.clone());
                     self.walk
                         .refused
                         .push(format!("{shown}: a name that git could take for its own"));
@@ -244,13 +332,20 @@ impl State {
                 let enter =
                     !ignored || self.include.is_some() || self.tracked_directories.contains(&path);
                 if enter {
-                    next.push(Level { path, ignored });
+                    self.walk.directories.insert(path.clone(), listed);
+                    let listed = Some(listed);
+                    next.push(Level {
+                        path,
+                        listed,
+                        ignored,
+                    });
                 }
             } else if ignored && !self.tracked.contains(&path) && !self.is_included(&path) {
             } else if listed.is_file() || listed.is_symlink() {
                 self.walk.files.insert(path, listed);
             } else {
                 let shown = shown(&path);
+                self.walk.odd.insert(level.path.clone());
                 self.walk
                     .left_out
                     .push(format!("{shown}: neither a file, a link nor a directory"));
@@ -299,6 +394,12 @@ pub(crate) fn shown(path: &[u8]) -> String {
         Ok(text) if !text.chars().any(char::is_control) => text.to_owned(),
         _ => path.escape_ascii().to_string(),
     }
+}
+
+/// The directory that a path is in.
+pub(crate) fn parent(path: &[u8]) -> Vec<u8> {
+    let slash = path.iter().rposition(|byte| *byte == b'/');
+    path[..slash.unwrap_or(0)].to_vec()
 }
 
 /// A path in a directory.

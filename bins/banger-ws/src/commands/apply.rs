@@ -14,7 +14,7 @@ pub(crate) fn run(session: &mut Session, args: ApplyArgs) -> Result<(), Failure>
     let mut rig = Rig::new(session)?;
     let row = super::workspace(&rig.store, args.workspace.as_deref())?;
     let note = |text: &str| session.note(text);
-    let mut env = rig.env(session, &note);
+    let mut env = rig.env(session, &note)?;
     let review = lib_ws::apply(&mut env, &row, &target, args.hash.as_deref())?;
     session.output.emit(review.record)
 }

@@ -1,7 +1,5 @@
 //! `banger-ws diff`.
 
-use std::io;
-
 use lib_cli::{Failure, Session};
 use lib_ws::Review;
 
@@ -13,13 +11,12 @@ pub(crate) fn run(session: &mut Session, args: &DiffArgs) -> Result<(), Failure>
     let row = super::workspace(&rig.store, args.selected.workspace.as_deref())?;
     let note = |text: &str| session.note(text);
     let limits = super::limits(&args.selected);
-    let review = lib_ws::review(&mut rig.env(session, &note), &row, limits)?;
+    let review = lib_ws::review(&mut rig.env(session, &note)?, &row, limits)?;
     super::explain(session, &review);
     if args.stat || session.output.is_chosen() {
         return records(session, &review);
     }
-    let failed = |error| Failure::io("write to standard output", error);
-    io::copy(&mut review.patch()?, &mut io::stdout().lock()).map_err(failed)?;
+    lib_cli::show_patch(review.patch()?)?;
     super::refused(&review)
 }
 

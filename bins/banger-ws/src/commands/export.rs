@@ -1,7 +1,5 @@
 //! `banger-ws export`.
 
-use std::io;
-
 use lib_cli::{Failure, Format, Session};
 use lib_ws::Target;
 
@@ -21,7 +19,7 @@ pub(crate) fn run(session: &mut Session, args: ExportArgs) -> Result<(), Failure
     let row = super::workspace(&rig.store, args.selected.workspace.as_deref())?;
     let note = |text: &str| session.note(text);
     let review = lib_ws::review(
-        &mut rig.env(session, &note),
+        &mut rig.env(session, &note)?,
         &row,
         super::limits(&args.selected),
     )?;
@@ -37,10 +35,9 @@ pub(crate) fn run(session: &mut Session, args: ExportArgs) -> Result<(), Failure
     }
     // What was just shown, and nothing that came since.
     let hash = review.record.hash.clone();
-    let review = lib_ws::apply(&mut rig.env(session, &note), &row, &target, Some(&hash))?;
+    let review = lib_ws::apply(&mut rig.env(session, &note)?, &row, &target, Some(&hash))?;
     if to_stdout {
-        let failed = |error| Failure::io("write to standard output", error);
-        io::copy(&mut review.patch()?, &mut io::stdout().lock()).map_err(failed)?;
+        lib_cli::show_patch(review.patch()?)?;
         return super::refused(&review);
     }
     if session.output.format() != Format::Table {

@@ -21,7 +21,7 @@ use crate::cli::Selected;
 struct Rig {
     store: Store,
     locks: Locks,
-    interrupt: Interrupt,
+    interrupt: Option<Interrupt>,
 }
 
 impl Rig {
@@ -29,20 +29,33 @@ impl Rig {
         Ok(Rig {
             store: session.store()?,
             locks: session.locks(),
-            interrupt: Interrupt::install()
-                .map_err(|error| Failure::io("take over the signals", error))?,
+            interrupt: None,
         })
     }
 
-    fn env<'a>(&'a mut self, session: &'a Session, note: &'a dyn Fn(&str)) -> Env<'a> {
-        Env {
+    /// From the first time on, Ctrl-C is the library's; while records are waited for, it just ends us.
+    fn env<'a>(
+        &'a mut self,
+        session: &'a Session,
+        note: &'a dyn Fn(&str),
+    ) -> Result<Env<'a>, Failure> {
+        let failed = |error| Failure::io("take over the signals", error);
+        let interrupt = match &mut self.interrupt {
+            Some(interrupt) => interrupt,
+            none => {
+                let interrupt = none.insert(Interrupt::install().map_err(failed)?);
+                interrupt.ends_waits_for(&mut self.locks).map_err(failed)?;
+                interrupt
+            }
+        };
+        Ok(Env {
             context: &session.context,
             store: &mut self.store,
             locks: &mut self.locks,
-            interrupt: &self.interrupt,
+            interrupt,
             progress: &*session.bars,
             note,
-        }
+        })
     }
 }
 

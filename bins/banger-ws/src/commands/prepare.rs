@@ -20,7 +20,7 @@ pub(crate) fn run(session: &mut Session, args: PrepareArgs) -> Result<(), Failur
         let vm = rig.store.vm(name)?;
         let record = {
             let note = |text: &str| session.note(text);
-            lib_ws::prepare(&mut rig.env(session, &note), &vm, &request)?
+            lib_ws::prepare(&mut rig.env(session, &note)?, &vm, &request)?
         };
         if record.git {
             let agent = guest::of(session, &vm);

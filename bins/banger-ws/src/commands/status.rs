@@ -19,7 +19,7 @@ pub(crate) fn run(session: &mut Session, args: &WorkspacesArgs) -> Result<(), Fa
         let note = |text: &str| session.note(text);
         let review = match runs && row.prepared_ms.is_some() {
             true => Some(lib_ws::look(
-                &mut rig.env(session, &note),
+                &mut rig.env(session, &note)?,
                 &row,
                 Limits::default(),
             )?),

@@ -144,6 +144,11 @@ fn submodules_and_filtered_files_go_as_the_working_tree_has_them() {
     // The guest has no such filter, and yet takes the file for unchanged.
     assert_eq!(sh(&guest, "git status --porcelain"), "");
     assert!(rig.review().unwrap().is_empty());
+    // Nor is one that was written again, in whatever way, another file; to prepare once more sends nothing.
+    sh(&guest, "cat x.big > copy; mv copy x.big");
+    assert!(rig.review().unwrap().is_empty());
+    assert_eq!(rig.prepare(&request).unwrap().sent_files, 0);
+    assert!(rig.review().unwrap().is_empty());
     fs::write(guest.join("sub/deep"), "guest\n").unwrap();
     fs::write(guest.join("x.big"), "other\n").unwrap();
     let review = rig.review().unwrap();
@@ -228,6 +233,9 @@ fn a_second_prepare_sends_what_changed_and_overwrites_nothing() {
         "{error}"
     );
     assert_eq!(fs::read_to_string(guest.join("f3")).unwrap(), "guest\n");
+    // What was refused has touched nothing: the way out that the error names is open.
+    assert!(rig.row().prepared_ms.is_some());
+    assert_eq!(rig.review().unwrap().record.files, 2);
     // The same change on both sides is none.
     sh(&source, "echo guest > f3");
     rig.prepare(&request).unwrap();
