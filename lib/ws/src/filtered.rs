@@ -45,7 +45,7 @@ pub(crate) fn name(
     let names = String::from_utf8_lossy(&names);
     for (path, name) in paths.iter().zip(names.lines()) {
         if let Some(item) = scan.manifest.items.get_mut(path) {
-            item.raw = Some(name.to_owned());
+            item.raw = Some(name.into());
         }
     }
     Ok(())

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use banger_failpoint::point;
@@ -46,7 +46,7 @@ pub(crate) struct Item {
     /// Of the blob, in hexadecimal; of the commit for a submodule.
     pub(crate) oid: String,
     /// Of the bytes in the working tree, where a filter makes them others than the repository's.
-    pub(crate) raw: Option<String>,
+    pub(crate) raw: Option<Box<str>>,
     /// Which of the roots it belongs to.
     pub(crate) root: usize,
     /// How the repository keeps it.
@@ -131,22 +131,18 @@ impl Manifest {
     /// When it cannot be read, or is damaged.
     pub(crate) fn load(directory: &Path) -> Result<Option<Manifest>> {
         let path = directory.join(FILE);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(WsError::io("read", &path)(error)),
-        };
-        decode(&bytes).map(Some).ok_or_else(|| {
-            let damaged = std::io::Error::new(std::io::ErrorKind::InvalidData, "it is damaged");
-            WsError::io("read", &path)(damaged)
-        })
+        match File::open(&path).and_then(|file| decode(BufReader::new(file))) {
+            Ok(manifest) => Ok(Some(manifest)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(WsError::io("read", &path)(error)),
+        }
     }
 
     /// What copies that were cut off were sending, the oldest first; with none that cannot be read.
     pub(crate) fn cut_off(directory: &Path) -> Vec<Manifest> {
         (0..MOST_CUT_OFF)
-            .map_while(|number| fs::read(directory.join(sending(number))).ok())
-            .filter_map(|bytes| decode(&bytes))
+            .map_while(|number| File::open(directory.join(sending(number))).ok())
+            .filter_map(|file| decode(BufReader::new(file)).ok())
             .collect()
     }
 
@@ -157,7 +153,7 @@ impl Manifest {
     pub(crate) fn announce(&self, directory: &Path) -> Result<()> {
         let free = (0..MOST_CUT_OFF - 1).find(|number| !directory.join(sending(*number)).exists());
         let file = sending(free.unwrap_or(MOST_CUT_OFF - 1));
-        write_durably(&directory.join(file), &self.encode())
+        write_durably(&directory.join(file), |out| self.encode(out))
     }
 
     /// The copy is whole: the last first, so that none is hidden behind a gap.
@@ -172,10 +168,10 @@ impl Manifest {
     /// # Errors
     /// When it cannot be written; then the old one stays.
     pub(crate) fn save(&self, directory: &Path) -> Result<()> {
-        write_durably(&directory.join(FILE), &self.encode())
+        write_durably(&directory.join(FILE), |out| self.encode(out))
     }
 
-    fn encode(&self) -> Vec<u8> {
+    fn encode(&self, out: &mut dyn Write) -> io::Result<()> {
         let header = Header {
             version: VERSION,
             format: self.format.clone(),
@@ -183,25 +179,26 @@ impl Manifest {
             git: self.git,
             excludes: self.excludes.clone(),
         };
-        let mut out = serde_json::to_vec(&header).unwrap_or_default();
-        out.push(b'\n');
+        serde_json::to_writer(&mut *out, &header)?;
+        out.write_all(b"\n")?;
         for (path, item) in &self.items {
             let kept = match item.kept {
                 Kept::AsIs => 'a',
                 Kept::Crlf => 'c',
                 Kept::Filtered => 'f',
             };
-            let line = format!(
+            write!(
+                out,
                 "{:o} {} {} {kept}{} {}",
                 item.mode,
                 item.oid,
                 item.root,
                 item.raw.as_deref().unwrap_or_default(),
                 u8::from(item.absent)
-            );
-            out.extend_from_slice(line.as_bytes());
+            )?;
             if let Some(listed) = &item.guest {
-                let line = format!(
+                write!(
+                    out,
                     " {:o} {} {} {} {} {} {} {} {} {}",
                     listed.mode,
                     listed.uid,
@@ -213,14 +210,13 @@ impl Manifest {
                     listed.mtime.1,
                     listed.ctime.0,
                     listed.ctime.1
-                );
-                out.extend_from_slice(line.as_bytes());
+                )?;
             }
-            out.push(b'\t');
-            out.extend_from_slice(path);
-            out.push(0);
+            out.write_all(b"\t")?;
+            out.write_all(path)?;
+            out.write_all(&[0])?;
         }
-        out
+        Ok(())
     }
 }
 
@@ -229,12 +225,16 @@ fn sending(number: u32) -> String {
 }
 
 /// Writes a file beside its place, syncs it, and gives it its name.
-pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write_durably(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<()> {
     let new = path.with_extension("new");
     let written = point("workspace.write").and_then(|()| {
-        let mut file = File::create(&new)?;
-        file.write_all(bytes)?;
-        file.sync_all()
+        let mut file = BufWriter::new(File::create(&new)?);
+        write(&mut file)?;
+        file.flush()?;
+        file.get_ref().sync_all()
     });
     written.map_err(WsError::io("write", &new))?;
     point("workspace.rename")
@@ -242,65 +242,73 @@ pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
         .map_err(WsError::io("write", path))
 }
 
-fn decode(bytes: &[u8]) -> Option<Manifest> {
-    let end = bytes.iter().position(|byte| *byte == b'\n')?;
-    let header: Header = serde_json::from_slice(&bytes[..end]).ok()?;
+fn decode(mut from: impl BufRead) -> io::Result<Manifest> {
+    let damaged = || io::Error::new(io::ErrorKind::InvalidData, "it is damaged");
+    let mut record = Vec::new();
+    from.read_until(b'\n', &mut record)?;
+    let header: Header = serde_json::from_slice(&record)?;
     if header.version != VERSION || header.roots.is_empty() {
-        return None;
+        return Err(damaged());
     }
     let mut items = BTreeMap::new();
-    let body = &bytes[end + 1..];
-    let body = match body.strip_suffix(&[0]) {
-        Some(body) => body,
-        None if body.is_empty() => body,
-        None => return None,
-    };
-    for record in body.split(|byte| *byte == 0).filter(|r| !r.is_empty()) {
-        let tab = record.iter().position(|byte| *byte == b'\t')?;
-        let text = std::str::from_utf8(&record[..tab]).ok()?;
-        let mut words = text.split(' ');
-        let mode = u32::from_str_radix(words.next()?, 8).ok()?;
-        let oid = words.next()?.to_owned();
-        let root = words.next()?.parse().ok()?;
-        let (kept, raw) = match words.next()?.split_at_checked(1)? {
-            ("a", "") => (Kept::AsIs, None),
-            ("c", "") => (Kept::Crlf, None),
-            ("f", "") => (Kept::Filtered, None),
-            ("f", raw) => (Kept::Filtered, Some(raw.to_owned())),
-            _ => return None,
-        };
-        let absent = words.next()? == "1";
-        let guest = match words.next() {
-            None => None,
-            Some(mode) => Some(Listed {
-                mode: u32::from_str_radix(mode, 8).ok()?,
-                uid: words.next()?.parse().ok()?,
-                gid: words.next()?.parse().ok()?,
-                dev: words.next()?.parse().ok()?,
-                ino: words.next()?.parse().ok()?,
-                size: words.next()?.parse().ok()?,
-                mtime: (words.next()?.parse().ok()?, words.next()?.parse().ok()?),
-                ctime: (words.next()?.parse().ok()?, words.next()?.parse().ok()?),
-            }),
-        };
-        let item = Item {
-            mode,
-            oid,
-            raw,
-            root,
-            kept,
-            absent,
-            guest,
-        };
-        items.insert(record[tab + 1..].to_owned(), item);
+    loop {
+        record.clear();
+        if from.read_until(0, &mut record)? == 0 {
+            break;
+        }
+        if record.pop() != Some(0) {
+            return Err(damaged());
+        }
+        let (path, item) = decode_item(&record).ok_or_else(damaged)?;
+        items.insert(path.to_owned(), item);
     }
-    Some(Manifest {
+    Ok(Manifest {
         format: header.format,
         roots: header.roots,
         git: header.git,
         excludes: header.excludes,
         items,
     })
+}
+
+fn decode_item(record: &[u8]) -> Option<(&[u8], Item)> {
+    let tab = record.iter().position(|byte| *byte == b'\t')?;
+    let text = std::str::from_utf8(&record[..tab]).ok()?;
+    let mut words = text.split(' ');
+    let mode = u32::from_str_radix(words.next()?, 8).ok()?;
+    let oid = words.next()?.to_owned();
+    let root = words.next()?.parse().ok()?;
+    let (kept, raw) = match words.next()?.split_at_checked(1)? {
+        ("a", "") => (Kept::AsIs, None),
+        ("c", "") => (Kept::Crlf, None),
+        ("f", "") => (Kept::Filtered, None),
+        ("f", raw) => (Kept::Filtered, Some(raw.into())),
+        _ => return None,
+    };
+    let absent = words.next()? == "1";
+    let guest = match words.next() {
+        None => None,
+        Some(mode) => Some(Listed {
+            mode: u32::from_str_radix(mode, 8).ok()?,
+            uid: words.next()?.parse().ok()?,
+            gid: words.next()?.parse().ok()?,
+            dev: words.next()?.parse().ok()?,
+            ino: words.next()?.parse().ok()?,
+            size: words.next()?.parse().ok()?,
+            mtime: (words.next()?.parse().ok()?, words.next()?.parse().ok()?),
+            ctime: (words.next()?.parse().ok()?, words.next()?.parse().ok()?),
+        }),
+    };
+    let item = Item {
+        mode,
+        oid,
+        raw,
+        root,
+        kept,
+        absent,
+        guest,
+    };
+    Some((&record[tab + 1..], item))
 }
 
 #[cfg(test)]
@@ -329,7 +337,7 @@ mod tests {
             guest,
         };
         let filtered = Item {
-            raw: Some("ef".repeat(20)),
+            raw: Some("ef".repeat(20).into()),
             kept: Kept::Filtered,
             ..item(Some(listed))
         };
@@ -354,9 +362,11 @@ mod tests {
         assert_eq!(Manifest::load(base.path()).unwrap(), None);
         manifest.save(base.path()).unwrap();
         assert_eq!(Manifest::load(base.path()).unwrap(), Some(manifest.clone()));
-        let bytes = manifest.encode();
+        let mut bytes = Vec::new();
+        manifest.encode(&mut bytes).unwrap();
         for end in 0..bytes.len() {
-            assert_ne!(decode(&bytes[..end]), Some(manifest.clone()));
+            let half = decode(&bytes[..end]);
+            assert!(half.is_err() || half.is_ok_and(|half| half != manifest));
         }
     }
 }

@@ -289,7 +289,10 @@ impl Preparation<'_, '_> {
                 ),
             });
         }
-        let fresh = old.is_none() || (self.row.spec.git && !self.was_git);
+        let known = old.is_some();
+        // As large as the new one.
+        drop((old, cut_off));
+        let fresh = !known || (self.row.spec.git && !self.was_git);
         let moved = fresh || self.old_base != self.row.spec.base;
         if moved {
             self.refuse_moved(&collected.commits)?;
@@ -304,7 +307,7 @@ impl Preparation<'_, '_> {
             self.guest.protect(path.as_bytes(), false)?;
         }
         scan.manifest.git = Some(self.row.spec.git);
-        if old.is_some() && (moved || !(plan.send.is_empty() && plan.remove.is_empty())) {
+        if known && (moved || !(plan.send.is_empty() && plan.remove.is_empty())) {
             scan.manifest.announce(self.workspace)?;
         }
         self.history(fresh, moved)?;

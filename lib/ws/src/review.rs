@@ -92,12 +92,9 @@ impl Review {
     /// Makes it what was reviewed last.
     pub(crate) fn keep(&self) -> Result<()> {
         let (list, patch) = (self.directory.join(FILE), self.patch_path());
-        let json = serde_json::to_vec(self)
-            .map_err(io::Error::from)
-            .map_err(WsError::io("write", &list))?;
         // First the patch: a list that has another's patch fails its check.
         fs::rename(self.new_patch(), &patch).map_err(WsError::io("write", &patch))?;
-        write_durably(&list, &json)
+        write_durably(&list, |out| Ok(serde_json::to_writer(out, self)?))
     }
 
     /// The one that was made last; none before the first.
@@ -163,9 +160,15 @@ pub(crate) fn make(
         directory: directory.to_owned(),
     };
     let new = review.new_patch();
-    write_patch(scratch, &review, &new)?;
+    // Both are git's work for a while, and there is more than one processor.
+    let (patched, changes) = std::thread::scope(|scope| {
+        let patched = scope.spawn(|| write_patch(scratch, &review, &new));
+        let changes = changes(scratch, manifest, &review, collected);
+        (patched.join(), changes)
+    });
+    patched.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    review.changes = changes?;
     review.record.hash = hash(scratch, &review, &new)?;
-    review.changes = changes(scratch, manifest, &review, collected)?;
     review.record.files = review.changes.len() as u64;
     let risky = review
         .changes

@@ -17,6 +17,8 @@ use crate::request::Limits;
 
 /// A longer `.gitignore` is not read.
 const LONGEST_IGNORE: u64 = 1 << 20;
+/// Directories that are listed at once: what was listed is held until it was looked at.
+const AT_ONCE: usize = 64;
 /// Longest path that is taken, in bytes (PATH_MAX of Linux).
 const LONGEST_PATH: usize = 4095;
 
@@ -95,13 +97,14 @@ pub(crate) struct Walker<'a> {
     pub(crate) limits: Limits,
 }
 
-struct State {
+struct State<'a> {
     walk: Walk,
     /// Matchers by the directory of their `.gitignore`; the excludes of the host's under `None`.
     rules: HashMap<Vec<u8>, Gitignore>,
     excludes: Gitignore,
     include: Option<Gitignore>,
-    tracked: HashSet<Vec<u8>>,
+    manifest: Option<&'a Manifest>,
+    tracked: &'a HashSet<Vec<u8>>,
     tracked_directories: HashSet<Vec<u8>>,
     submodules: HashSet<Vec<u8>>,
     entries: u64,
@@ -162,48 +165,47 @@ impl Walker<'_> {
                     !same
                 });
             }
-            let listed = self.list(directory, &levels, &mut state)?;
-            let ignores: Vec<Vec<u8>> = levels
-                .iter()
-                .zip(&listed)
-                .filter(|(level, entries)| {
-                    let file = entries.get(&b".gitignore"[..]);
-                    let file = file.filter(|file| file.is_file() && file.size <= LONGEST_IGNORE);
-                    !level.ignored && file.is_some()
-                })
-                .map(|(level, _)| join(&level.path, b".gitignore"))
-                .collect();
-            let texts = read_small(directory, &ignores, LONGEST_IGNORE)?;
-            for (path, text) in texts {
-                state.rules.insert(parent(&path), matcher(&text));
-                state.walk.ignores.insert(parent(&path), text);
-            }
             let mut next = Vec::new();
-            for (level, entries) in levels.iter().zip(listed) {
-                state.directory(level, entries, &mut next);
+            for levels in levels.chunks(AT_ONCE) {
+                let listed = self.list(directory, levels, &mut state)?;
+                let ignores: Vec<Vec<u8>> = levels
+                    .iter()
+                    .zip(&listed)
+                    .filter(|(level, entries)| {
+                        let file = entries.get(&b".gitignore"[..]);
+                        let file =
+                            file.filter(|file| file.is_file() && file.size <= LONGEST_IGNORE);
+                        !level.ignored && file.is_some()
+                    })
+                    .map(|(level, _)| join(&level.path, b".gitignore"))
+                    .collect();
+                let texts = read_small(directory, &ignores, LONGEST_IGNORE)?;
+                for (path, text) in texts {
+                    state.rules.insert(parent(&path), matcher(&text));
+                    state.walk.ignores.insert(parent(&path), text);
+                }
+                for (level, entries) in levels.iter().zip(listed) {
+                    state.directory(level, entries, &mut next);
+                }
             }
             levels = next;
         }
         Ok(state.walk)
     }
 
-    fn state(&self) -> State {
-        let mut tracked: HashSet<Vec<u8>> = self.tracked.clone();
+    fn state(&self) -> State<'_> {
         let mut submodules = HashSet::new();
         let mut excludes = Gitignore::empty();
+        let mut tracked: Vec<&Vec<u8>> = self.tracked.iter().collect();
         if let Some(manifest) = self.manifest {
             let items = manifest.items.iter();
-            tracked.extend(
-                items
-                    .filter(|(_, item)| !item.absent)
-                    .map(|(path, _)| path.clone()),
-            );
+            tracked.extend(items.filter(|(_, item)| !item.absent).map(|(path, _)| path));
             let inner = manifest.roots.iter().skip(1);
             submodules.extend(inner.map(|root| root.prefix[..root.prefix.len() - 1].to_owned()));
             excludes = matcher(&manifest.excludes);
         }
         let mut tracked_directories = HashSet::new();
-        for path in &tracked {
+        for path in tracked {
             let mut path = &path[..];
             while let Some(slash) = path.iter().rposition(|byte| *byte == b'/') {
                 path = &path[..slash];
@@ -218,7 +220,8 @@ impl Walker<'_> {
             rules: HashMap::new(),
             excludes,
             include: (!include.is_empty()).then(|| matcher(include.as_bytes())),
-            tracked,
+            manifest: self.manifest,
+            tracked: self.tracked,
             tracked_directories,
             submodules,
             entries: 0,
@@ -230,7 +233,7 @@ impl Walker<'_> {
         &self,
         directory: &mut Directory<'_>,
         levels: &[Level],
-        state: &mut State,
+        state: &mut State<'_>,
     ) -> Result<Vec<BTreeMap<Vec<u8>, Listed>>> {
         let paths: Vec<Vec<u8>> = levels.iter().map(|level| level.path.clone()).collect();
         let mut all: Vec<BTreeMap<Vec<u8>, Listed>> = Vec::new();
@@ -288,7 +291,12 @@ impl Walker<'_> {
     }
 }
 
-impl State {
+impl State<'_> {
+    fn is_tracked(&self, path: &[u8]) -> bool {
+        let item = self.manifest.and_then(|manifest| manifest.items.get(path));
+        item.is_some_and(|item| !item.absent) || self.tracked.contains(path)
+    }
+
     fn directory(
         &mut self,
         level: &Level,
@@ -340,7 +348,7 @@ impl State {
                         ignored,
                     });
                 }
-            } else if ignored && !self.tracked.contains(&path) && !self.is_included(&path) {
+            } else if ignored && !self.is_tracked(&path) && !self.is_included(&path) {
             } else if listed.is_file() || listed.is_symlink() {
                 self.walk.files.insert(path, listed);
             } else {
