@@ -513,13 +513,14 @@ mod tests {
 
     #[test]
     fn the_deepest_gitignore_decides() {
-        let mut state = Walker {
+        let tracked = HashSet::new();
+        let walker = Walker {
             manifest: None,
-            tracked: &HashSet::new(),
+            tracked: &tracked,
             include_ignored: &[],
             limits: Limits::default(),
-        }
-        .state();
+        };
+        let mut state = walker.state();
         state.excludes = matcher(b"*.swp\n");
         state
             .rules
