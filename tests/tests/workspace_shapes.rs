@@ -197,6 +197,23 @@ fn every_kind_of_repository_makes_its_round_in_a_vm() {
     sandbox
         .sh("banger-ws apply v:/root/from --to fix/it && banger-ws apply v:/root/linked --worktree")
         .ok();
+    let again = sandbox
+        .sh("banger-ws apply v:/root/linked --worktree")
+        .record();
+    assert_eq!(again["changed"], false);
+    sandbox
+        .sh("echo mine > linked/a && banger-ws apply v:/root/linked --worktree")
+        .exits(1)
+        .says("do not fit the files in")
+        .hints("banger-ws apply v:/root/linked --to BRANCH");
+    sandbox
+        .sh("git -C linked checkout -q a && chmod 755 linked/a && echo more >> linked/a && banger-ws apply v")
+        .exits(2)
+        .says("--to <BRANCH>|--worktree");
+    sandbox
+        .sh("banger-ws apply v --worktree")
+        .exits(2)
+        .hints("such as v:/root/");
     let log = sandbox.sh("git -C linked log --format=%s fix/it && cat linked/.env linked/a && git -C main status --porcelain");
     assert_eq!(
         log.ok(),

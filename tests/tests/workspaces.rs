@@ -97,7 +97,15 @@ fn a_repository_goes_in_and_a_reviewed_branch_comes_out() {
         .record();
     assert_eq!(
         (&applied["hash"], &applied["target"]),
-        (&hash.into(), &"try/it".into())
+        (&hash.clone().into(), &"try/it".into())
+    );
+    // Once more is no failure.
+    let again = sandbox
+        .sh(&format!("banger-ws apply v --to try/it --hash {hash}"))
+        .record();
+    assert_eq!(
+        (&again["changed"], &again["tip"]),
+        (&false.into(), &applied["tip"])
     );
     let log = sandbox.sh("git -C app log --format='%an %s' try/it");
     assert_eq!(

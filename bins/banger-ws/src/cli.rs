@@ -179,6 +179,8 @@ pub(crate) struct DiffArgs {
 }
 
 #[derive(Debug, Args)]
+#[group(skip)]
+#[command(group = clap::ArgGroup::new("target").required(true).args(["to", "worktree"]))]
 #[command(after_help = "\
 Applies what the last `diff` or `export` of the workspace got, whatever happened in the VM since.
 
@@ -191,11 +193,11 @@ pub(crate) struct ApplyArgs {
     pub(crate) workspace: Option<String>,
 
     /// Make or advance this branch; nothing is checked out
-    #[arg(long, value_name = "BRANCH", required_unless_present = "worktree")]
+    #[arg(long, value_name = "BRANCH")]
     pub(crate) to: Option<String>,
 
     /// Change the files of the working tree, uncommitted
-    #[arg(long, conflicts_with = "to")]
+    #[arg(long)]
     pub(crate) worktree: bool,
 
     /// Only if this is the hash, or its beginning

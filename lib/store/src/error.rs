@@ -171,7 +171,18 @@ impl Diagnose for StoreError {
             StoreError::NotFound {
                 kind: "operation", ..
             } => Some("banger-vm op list".into()),
+            StoreError::NotFound {
+                kind: "workspace", ..
+            } => Some("banger-ws list   (or: banger-ws prepare VM DIR)".into()),
             StoreError::NotFound { .. } => Some("banger-vm list".into()),
+            StoreError::Ambiguous {
+                kind: "workspace",
+                matches,
+                ..
+            } => Some(format!(
+                "name one of them, such as {}",
+                matches.first().map_or("VM:PATH", String::as_str)
+            )),
             StoreError::Ambiguous { .. } => Some("type more characters of the id".into()),
             StoreError::NameTaken { kind: "VM", name } => Some(format!(
                 "choose another --name, or: banger-vm delete {name}"

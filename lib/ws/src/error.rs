@@ -67,6 +67,16 @@ pub enum WsError {
         /// What to do.
         hint: String,
     },
+    /// A patch does not fit the files of the host.
+    #[error("the changes do not fit the files in {}: {words}", top.display())]
+    Unfit {
+        /// The top of the working tree.
+        top: PathBuf,
+        /// git's words.
+        words: String,
+        /// What to do.
+        hint: String,
+    },
     /// The guest sent what is not taken.
     #[error("refused: {0}")]
     Refused(String),
@@ -200,7 +210,8 @@ impl Diagnose for WsError {
             }
             WsError::Usage { hint, .. }
             | WsError::Incomplete { hint, .. }
-            | WsError::Conflict { hint, .. } => Some(hint.clone()),
+            | WsError::Conflict { hint, .. }
+            | WsError::Unfit { hint, .. } => Some(hint.clone()),
             WsError::Limit { hint, .. } => Some((*hint).into()),
             WsError::Full { vm, .. } => Some(format!(
                 "banger-vm set {vm} --disk SIZE   (it grows at once; or remove files there), then run it again"

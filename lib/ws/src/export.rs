@@ -213,6 +213,7 @@ fn give(
         row: &row,
         review: &review,
     };
+    let mut changed = !review.is_empty();
     let (format, target, tip) = match target {
         Target::Patch(None) => ("patch", None, None),
         Target::Patch(Some(file)) => {
@@ -224,18 +225,19 @@ fn give(
             ("bundle", Some(file.display().to_string()), Some(tip))
         }
         Target::Branch(branch) => {
-            let tip = work.branch(branch)?;
+            let tip;
+            (tip, changed) = work.branch(branch)?;
             ("branch", Some(branch.clone()), Some(tip))
         }
         Target::Worktree => {
-            work.worktree()?;
+            changed = work.worktree()?;
             ("worktree", Some(row.source.display().to_string()), None)
         }
     };
     review.record.format = Some(format.into());
     review.record.target = target;
     review.record.tip = tip.or(review.record.tip);
-    review.record.changed = !review.is_empty();
+    review.record.changed = changed;
     remember(env.store, &guard, &mut row, &review)?;
     Ok(review)
 }
@@ -438,7 +440,8 @@ impl Work<'_> {
         made.map(|()| tip)
     }
 
-    fn branch(&self, branch: &str) -> Result<String> {
+    /// Returns the branch's commit, and whether it is new there.
+    fn branch(&self, branch: &str) -> Result<(String, bool)> {
         self.refuse_nothing()?;
         let top = &self.row.source;
         let user = |name: &str| self.git.of_user(top, name);
@@ -479,6 +482,9 @@ impl Work<'_> {
             .line_if_any()?;
         let (parent, tree) = self.final_tree()?;
         if let Some(old) = &old {
+            if self.is_there(old, parent.as_deref(), &tree)? {
+                return Ok((old.clone(), false));
+            }
             let parent = parent.as_deref().unwrap_or_default();
             let ahead = self
                 .scratch
@@ -501,7 +507,17 @@ impl Work<'_> {
         user("update-ref")
             .args(["-m", "banger-ws: apply", &name, &tip, &expected])
             .output()?;
-        Ok(tip)
+        Ok((tip, true))
+    }
+
+    /// Whether a commit is what would be made: the same files, on the same commit.
+    fn is_there(&self, old: &str, parent: Option<&str>, tree: &str) -> Result<bool> {
+        let ask = |what: String| {
+            let call = self.git.of_user(&self.row.source, "rev-parse");
+            call.args(["-q", "--verify", &what]).line_if_any()
+        };
+        let same_files = ask(format!("{old}^{{tree}}"))?.as_deref() == Some(tree);
+        Ok(same_files && (Some(old) == parent || ask(format!("{old}^"))?.as_deref() == parent))
     }
 
     /// Copies objects into the user's repository, each checked there once more.
@@ -538,18 +554,33 @@ impl Work<'_> {
         taking.finish()
     }
 
-    /// All of it or nothing, as `git apply` does it.
-    fn worktree(&self) -> Result<()> {
+    /// All of it or nothing, as `git apply` does it; returns whether it was not there yet.
+    fn worktree(&self) -> Result<bool> {
         if self.review.changes.is_empty() {
-            return self.refuse_nothing();
+            return self.refuse_nothing().map(|()| false);
         }
-        self.git
-            .of_user(&self.row.source, "apply")
-            .args(["--binary", "--whitespace=nowarn"])
-            .arg(self.review.patch_path())
-            .apart()
-            .output()
-            .map(drop)
+        let apply = |arguments: &[&str]| {
+            let call = self.git.of_user(&self.row.source, "apply");
+            call.args(["--binary", "--whitespace=nowarn"])
+                .args(arguments)
+                .arg(self.review.patch_path())
+                .apart()
+                .output()
+        };
+        match apply(&[]) {
+            Ok(_) => Ok(true),
+            // What can be taken back is there.
+            Err(WsError::Git { .. }) if apply(&["--reverse", "--check"]).is_ok() => Ok(false),
+            Err(WsError::Git { words, .. }) => Err(WsError::Unfit {
+                top: self.row.source.clone(),
+                words,
+                hint: format!(
+                    "banger-ws apply {} --to BRANCH   (then: git merge BRANCH)",
+                    self.selector()
+                ),
+            }),
+            Err(error) => Err(error),
+        }
     }
 }
 
