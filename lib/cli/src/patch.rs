@@ -21,7 +21,11 @@ pub fn show_patch(mut patch: impl Read) -> Result<(), Failure> {
         return io::copy(&mut patch, &mut stdout).map(drop).map_err(failed);
     }
     let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let patch = BufReader::new(patch);
+    let mut patch = BufReader::new(patch);
+    // Nobody needs a pager for nothing.
+    if patch.fill_buf().map_err(failed)?.is_empty() {
+        return Ok(());
+    }
     let Some(mut pager) = pager(std::env::var_os("PAGER")) else {
         return style(patch, stdout, colour).map_err(failed);
     };
