@@ -69,13 +69,14 @@ impl<'a> Wire<'a> {
     /// What follows are frames, and the guest may be silent for as long as it likes in between; that its
     /// VM has ended is still told.
     pub(crate) fn listen(&mut self) {
-        self.decoder.push(&std::mem::take(&mut self.early));
+        self.take_early();
         self.stall = FOR_EVER;
     }
 
     /// The guest's next frame; its `ERROR` is ours.
     pub(crate) fn frame(&mut self) -> Result<Frame> {
         let mut buffer = vec![0; 4096];
+        self.take_early();
         loop {
             let next = self.decoder.next_frame();
             if let Some(frame) = next.map_err(|error| Error::Protocol(error.to_string()))? {
@@ -90,6 +91,13 @@ impl<'a> Wire<'a> {
                 Err(error) => return Err(self.explain(error)),
             }
         }
+    }
+
+    /// A guest that fails at once says so right behind its first answer.
+    fn take_early(&mut self) {
+        let early = std::mem::take(&mut self.early);
+        self.decoder
+            .push(&early[std::mem::take(&mut self.early_taken)..]);
     }
 
     /// Says that we will send no more.
@@ -152,29 +160,35 @@ impl<'a> Wire<'a> {
 
     /// What the guest says while we write can only be why it takes no more.
     fn hear(&mut self) -> io::Result<()> {
+        self.take_early();
+        self.heard()?;
         let mut buffer = vec![0; 4096];
         match self.stream.read(&mut buffer) {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(count) => {
                 self.decoder.push(&buffer[..count]);
-                match self.decoder.next_frame() {
-                    Ok(None) => Ok(()),
-                    Ok(Some(frame)) => {
-                        self.why = Some(match frame.kind {
-                            kind::ERROR => match parse::<CallError>(&frame.payload) {
-                                Ok(error) => Error::Call(error),
-                                Err(error) => error,
-                            },
-                            other => Error::Protocol(format!("an early frame of kind {other}")),
-                        });
-                        Err(io::ErrorKind::BrokenPipe.into())
-                    }
-                    Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
-                }
+                self.heard()
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
             Err(error) => Err(error),
+        }
+    }
+
+    fn heard(&mut self) -> io::Result<()> {
+        match self.decoder.next_frame() {
+            Ok(None) => Ok(()),
+            Ok(Some(frame)) => {
+                self.why = Some(match frame.kind {
+                    kind::ERROR => match parse::<CallError>(&frame.payload) {
+                        Ok(error) => Error::Call(error),
+                        Err(error) => error,
+                    },
+                    other => Error::Protocol(format!("an early frame of kind {other}")),
+                });
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
         }
     }
 }

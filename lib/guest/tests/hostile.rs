@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use banger_wire::agent::kind;
 use banger_wire::frame;
 use banger_wire::watch::CHANGES;
-use lib_guest::{CallErrorKind, Command, Control, Error, Exec, Guest, Io, Outcome, Watch};
+use lib_guest::{
+    CallErrorKind, Command, Control, CopyIn, CopyOptions, Error, Exec, Guest, Io, Outcome, Watch,
+};
 
 /// Nothing that is answered takes so long, on whatever machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -192,6 +194,32 @@ fn a_signal_gives_up_on_a_monitor_that_does_not_answer() {
     let error = guest.exec(command(), io).unwrap_err();
     assert!(matches!(error, Error::Interrupted), "{error}");
     assert_eq!(error.status(), 130);
+}
+
+#[test]
+fn a_copy_that_fails_at_once_says_why() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
+    std::fs::write(&file, vec![7; 3 << 20]).unwrap();
+    let failed = br#"{"kind":"failed","message":"cannot open x: Permission denied"}"#;
+    let bytes = frames(&[(kind::STARTED, br#"{"pid":3}"#), (kind::ERROR, failed)]);
+    let drains = says(bytes.clone());
+    // What it is sent is taken, or refused by a closed connection.
+    let hangs_up = move |mut stream: UnixStream| {
+        let _ = stream.write_all(&bytes);
+        let _ = stream.read_exact(&mut [0; 200]);
+    };
+    let serving: [Box<dyn Fn(UnixStream) + Send>; 2] = [Box::new(drains), Box::new(hangs_up)];
+    for serve in serving {
+        let (guest, _directory) = guest(serve);
+        let source = CopyIn::Paths(std::slice::from_ref(&file));
+        let copied = guest.copy_in(source, b"/x", &CopyOptions::default(), &mut |_| {});
+        let error = copied.unwrap_err();
+        assert!(
+            matches!(&error, Error::Call(call) if call.message.contains("Permission denied")),
+            "{error}"
+        );
+    }
 }
 
 #[test]
