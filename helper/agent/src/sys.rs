@@ -149,6 +149,18 @@ pub(crate) fn watch(descriptor: OwnedFd, interest: Interest) -> io::Result<Async
     Ok(unsafe { AsyncFd::register_with_interest(descriptor, interest) }?)
 }
 
+/// From here on this process interrupts nobody when it is woken (sched(7), `SCHED_BATCH`).
+///
+/// # Errors
+/// Those of sched_setscheduler(2).
+pub(crate) fn never_preempt() -> io::Result<()> {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the pointer is to a live sched_param, and 0 is this process.
+    let set = unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters) };
+    nix::errno::Errno::result(set)?;
+    Ok(())
+}
+
 /// Sets a terminal's size; the kernel sends SIGWINCH to its foreground group.
 ///
 /// # Errors

@@ -33,6 +33,14 @@ pub enum TreeError {
 }
 
 impl TreeError {
+    pub(crate) fn reading(source: io::Error) -> TreeError {
+        TreeError::File {
+            action: "read",
+            name: "a file".to_owned(),
+            source,
+        }
+    }
+
     pub(crate) fn file(
         action: &'static str,
         name: &[u8],

@@ -8,6 +8,7 @@
 //!
 //! Blocking; the caller's reader and writer decide about deadlines.
 
+mod direct;
 mod entry;
 mod error;
 mod listing;

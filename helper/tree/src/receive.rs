@@ -1,7 +1,7 @@
 //! The receiving side: from a hostile stream to files below one directory.
 
 use std::ffi::CString;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -11,6 +11,7 @@ use nix::fcntl::{AtFlags, OFlag, open};
 use nix::sys::stat::{Mode, SFlag, mkdirat, mknodat};
 use nix::unistd::{linkat, symlinkat};
 
+use crate::direct::Target;
 use crate::entry::{Entry, Kind, Name};
 use crate::error::{Result, TreeError, shown};
 use crate::place::{Keep, Temporary, as_file, new_file, open_directory};
@@ -26,6 +27,8 @@ pub struct Receive {
     pub archive: bool,
     /// More than one thing comes, so the target must be a directory.
     pub several: bool,
+    /// Write large files past the page cache.
+    pub past_cache: bool,
 }
 
 /// What arrived.
@@ -90,6 +93,7 @@ fn receive_at<R: Read>(
         keep: Keep {
             archive: options.archive,
         },
+        past_cache: options.past_cache,
         levels: Vec::new(),
         renamed: None,
         progress,
@@ -163,6 +167,7 @@ struct Level {
 struct Receiver<'a> {
     place: Place,
     keep: Keep,
+    past_cache: bool,
     levels: Vec<Level>,
     /// The name of the tree's top in the stream, when it has another one here.
     renamed: Option<(Name, Option<Name>)>,
@@ -182,7 +187,7 @@ impl Receiver<'_> {
                 let implied = *implied;
                 self.enter(entry, &name, implied)
             }
-            Kind::File { .. } => self.file(&entry, &name, reader),
+            Kind::File { size } => self.file(&entry, *size, &name, reader),
             Kind::Symlink { target } => {
                 let target = CString::new(&target[..])
                     .map_err(|_| TreeError::Protocol("a link target with a zero byte"))?;
@@ -287,25 +292,27 @@ impl Receiver<'_> {
     fn file<R: Read>(
         &mut self,
         entry: &Entry,
+        size: u64,
         name: &CString,
         reader: &mut Reader<R>,
     ) -> Result<()> {
         let directory = self.directory().try_clone_to_owned()?;
-        let (made, mut file) = Temporary::make(directory.as_fd(), new_file)
+        let (made, file) = Temporary::make(directory.as_fd(), new_file)
             .map_err(TreeError::file("make", name.as_bytes()))?;
         let failed = |source: io::Error| TreeError::File {
             action: "write",
             name: shown(name.as_bytes()),
             source,
         };
+        let mut target = Target::new(file, size, self.past_cache);
         let (mut length, mut hole_at_end) = (0u64, false);
         loop {
             match reader.chunk()? {
                 Chunk::Data(bytes) => {
                     if hole_at_end {
-                        file.seek(SeekFrom::Start(length)).map_err(failed)?;
+                        target.skip_to(length).map_err(failed)?;
                     }
-                    file.write_all(bytes).map_err(failed)?;
+                    target.write(bytes).map_err(failed)?;
                     length += bytes.len() as u64;
                     hole_at_end = false;
                     (self.progress)(bytes.len() as u64);
@@ -317,6 +324,7 @@ impl Receiver<'_> {
                 Chunk::End => break,
             }
         }
+        let file = target.finish().map_err(failed)?;
         if hole_at_end {
             file.set_len(length).map_err(failed)?;
         }

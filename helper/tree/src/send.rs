@@ -16,6 +16,7 @@ use nix::sys::statfs::fstatfs;
 use nix::unistd::{Whence, lseek};
 use xattr::FileExt;
 
+use crate::direct::Source;
 use crate::entry::{Entry, Kind, Name};
 use crate::error::{Result, TreeError, shown};
 use crate::place::DIRECTORY;
@@ -49,6 +50,8 @@ pub struct Send {
     pub follow: bool,
     /// Send each name of a file as a file of its own.
     pub apart: bool,
+    /// Read large files past the page cache.
+    pub past_cache: bool,
 }
 
 /// Sends each of the paths, without the end of the tree. A path that ends in `/.` stands for the
@@ -377,6 +380,22 @@ impl<W: Write> Sender<'_, W> {
 
     /// At most `left` bytes from where the file is.
     fn content(&mut self, file: &mut File, mut left: u64) -> Result<()> {
+        if self.options.past_cache
+            && let Some(mut source) = Source::new(file, left)
+        {
+            while left > 0 {
+                let piece = source.next().map_err(TreeError::reading)?;
+                let count = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                if count == 0 {
+                    break;
+                }
+                self.writer.data(&piece[..count])?;
+                left -= count as u64;
+                self.summary.bytes += count as u64;
+                (self.progress)(count as u64);
+            }
+            return Ok(());
+        }
         while left > 0 {
             let count = self.writer.data_from(file, left)? as u64;
             if count == 0 {

@@ -1,6 +1,6 @@
 //! The stream of a tree: frames of [`banger_wire::frame`]'s form, and what may follow what.
 
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, IoSlice, Read, Write};
 
 use crate::entry::{Entry, Kind};
 use crate::error::{Result, TreeError};
@@ -261,9 +261,10 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// Those of the writer.
     pub fn data(&mut self, bytes: &[u8]) -> io::Result<()> {
-        bytes
-            .chunks(CHUNK)
-            .try_for_each(|chunk| self.frame(DATA, chunk))
+        bytes.chunks(CHUNK).try_for_each(|chunk| match chunk.len() {
+            FLUSH_AT.. => self.large_frame(DATA, chunk),
+            _ => self.frame(DATA, chunk),
+        })
     }
 
     /// Content of the last file, read straight into the frame; returns how much, 0 at the end.
@@ -283,11 +284,7 @@ impl<W: Write> Writer<W> {
         let count = *read.as_ref().unwrap_or(&0);
         if count == 0 {
             self.buffer.truncate(start);
-            return read.map_err(|source| TreeError::File {
-                action: "read",
-                name: "a file".to_owned(),
-                source,
-            });
+            return read.map_err(TreeError::reading);
         }
         self.buffer[start] = DATA;
         self.buffer[start + 1..start + HEADER].copy_from_slice(&(count as u32).to_le_bytes());
@@ -359,6 +356,25 @@ impl<W: Write> Writer<W> {
             .extend_from_slice(&(payload.len() as u32).to_le_bytes());
         self.buffer.extend_from_slice(payload);
         self.flush_if_full()
+    }
+
+    /// Without a copy of the payload.
+    fn large_frame(&mut self, kind: u8, payload: &[u8]) -> io::Result<()> {
+        self.buffer.push(kind);
+        self.buffer
+            .extend_from_slice(&(payload.len() as u32).to_le_bytes());
+        let mut slices = [IoSlice::new(&self.buffer), IoSlice::new(payload)];
+        let mut left = &mut slices[..];
+        while !left.is_empty() {
+            match self.output.write_vectored(left) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => IoSlice::advance_slices(&mut left, count),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.buffer.clear();
+        self.output.flush()
     }
 
     fn flush_if_full(&mut self) -> io::Result<()> {

@@ -127,6 +127,7 @@ impl Guest {
                 let receive = Receive {
                     archive: options.archive,
                     several: sources.len() > 1,
+                    ..Receive::default()
                 };
                 banger_tree::receive(&mut reader, path, &receive, progress)
             }
