@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 
 use crate::port::{Port, Step};
 
-/// Reads of the port before others get their turn.
-const READS_PER_TURN: usize = 4;
+/// Reads of the port before others get their turn; the kernel's driver gives a page at a time.
+const READS_PER_TURN: usize = 16;
 
 /// The stream was reset, or the whole channel was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +49,8 @@ pub(crate) struct Channel {
     wake: Notify,
     drained: Notify,
     greeted: Cell<bool>,
+    /// The port had something to read in the last turn, so another turn follows at once.
+    moving: Cell<bool>,
     generation: Cell<u64>,
     restarted: Notify,
 }
@@ -89,6 +91,7 @@ impl Channel {
             wake: Notify::new(),
             drained: Notify::new(),
             greeted: Cell::new(false),
+            moving: Cell::new(false),
             generation: Cell::new(0),
             restarted: Notify::new(),
         })
@@ -126,10 +129,12 @@ impl Channel {
         opened: &mut impl FnMut(Stream, u32),
     ) -> Result<bool, ChannelError> {
         let mut moved = false;
+        self.moving.set(false);
         for _ in 0..READS_PER_TURN {
             match port.read(buffer).map_err(ChannelError::Port)? {
                 Step::Moved(n) => {
                     moved = true;
+                    self.moving.set(true);
                     if self.greeted.replace(true) && begins_channel(&buffer[..n]) {
                         self.restart();
                         self.greeted.set(true);
@@ -139,7 +144,10 @@ impl Channel {
                     self.wake_senders();
                     received.map_err(ChannelError::Protocol)?;
                 }
-                Step::Blocked => break,
+                Step::Blocked => {
+                    self.moving.set(false);
+                    break;
+                }
                 Step::Closed => return Err(ChannelError::Closed),
             }
         }
@@ -249,6 +257,7 @@ impl Channel {
             state.end();
         }
         self.greeted.set(false);
+        self.moving.set(false);
         self.generation.set(self.generation.get() + 1);
         self.restarted.notify_waiters();
         self.wake.notify_one();
@@ -326,6 +335,11 @@ impl Stream {
         self.channel.mux.borrow_mut().consumed(self.id, bytes.len());
         self.channel.wake.notify_one();
         Some(bytes)
+    }
+
+    /// Whether the port is being read, so that more of this stream may be here after the others' turn.
+    pub(crate) fn more_may_come(&self) -> bool {
+        self.channel.moving.get() && !self.state.finished.get() && !self.state.gone.get()
     }
 
     /// Sends all bytes, waiting for credit. One task at a time may send on a stream.

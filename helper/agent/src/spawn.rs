@@ -13,6 +13,7 @@ use banger_wire::agent::{CallError, CallErrorKind, Exec, TerminalSize};
 use banger_wire::config::Process;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
+use nix::sys::socket::{setsockopt, sockopt::SndBufForce};
 use nix::unistd::{Gid, Uid, pipe2};
 
 use crate::account::{self, Account};
@@ -23,6 +24,9 @@ use crate::{command, console};
 /// Where programs are when the image does not say.
 pub(crate) const DEFAULT_PATH: &str =
     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Bytes under way to a process of our own program.
+const IN_FLIGHT: usize = 1 << 20;
 
 /// A started command and our ends of its input and output, all non-blocking.
 #[derive(Debug)]
@@ -103,6 +107,8 @@ pub(crate) fn spawn_self(
     let mut command = Command::new(file);
     let connected = theirs.try_clone().and_then(|input| {
         ours.set_nonblocking(true)?;
+        // Smaller is slower, no worse.
+        let _ = setsockopt(&ours, SndBufForce, &IN_FLIGHT);
         command
             .stdin(OwnedFd::from(input))
             .stdout(OwnedFd::from(theirs));

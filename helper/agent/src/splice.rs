@@ -1,11 +1,13 @@
 //! Bytes between a stream to the host and a descriptor, both ways, with both ends of file.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::IoSlice;
+use std::os::fd::OwnedFd;
 
 use banger_wire::agent::kind;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{Shutdown, shutdown};
+use nix::sys::uio::writev;
 use tokio::io::unix::AsyncFd;
 
 use crate::caller::Caller;
@@ -13,6 +15,12 @@ use crate::channel::{Gone, Stream};
 
 /// Read from the descriptor at once.
 const BUFFER: usize = 64 * 1024;
+/// Written at once, when so much is here: two frames of a copy.
+const GATHERED: usize = 256 * 1024;
+/// Of the port's reader without anything for us; a frame comes in one or two.
+const TURNS: usize = 3;
+/// Of what is written at once; writev(2) takes a thousand.
+const MOST_PIECES: usize = 64;
 
 /// Why bytes stopped before both sides had finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,13 +46,28 @@ pub(crate) async fn to_socket(
     socket: &AsyncFd<OwnedFd>,
     early: Vec<u8>,
 ) -> Result<(), Broken> {
-    write_all(socket, &early).await?;
-    while let Some(mut bytes) = stream.receive().await? {
-        // Each write may switch to the process behind the socket, which costs more than a copy.
-        while let Some(more) = stream.receive_more() {
-            bytes.extend_from_slice(&more);
+    write_all(socket, &[early]).await?;
+    while let Some(bytes) = stream.receive().await? {
+        let mut gathered = bytes.len();
+        let mut pieces = vec![bytes];
+        let mut turns = 0;
+        // Each write may switch to the process behind the socket, which costs an emulated processor its caches.
+        while gathered < GATHERED && pieces.len() < MOST_PIECES {
+            match stream.receive_more() {
+                Some(more) => {
+                    gathered += more.len();
+                    pieces.push(more);
+                    turns = 0;
+                }
+                // While others' bytes come, ours do not wait for long.
+                None if turns < TURNS && stream.more_may_come() => {
+                    turns += 1;
+                    tokio::task::yield_now().await;
+                }
+                None => break,
+            }
         }
-        write_all(socket, &bytes).await?;
+        write_all(socket, &pieces).await?;
     }
     // A peer that has closed already has nothing left to hear.
     let _ = shutdown(raw(socket), Shutdown::Write);
@@ -69,12 +92,16 @@ pub(crate) async fn from_socket(stream: &Stream, socket: &AsyncFd<OwnedFd>) -> R
     }
 }
 
-async fn write_all(socket: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> Result<(), Broken> {
-    while !bytes.is_empty() {
+async fn write_all(socket: &AsyncFd<OwnedFd>, pieces: &[Vec<u8>]) -> Result<(), Broken> {
+    let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+    let mut left = &mut slices[..];
+    // Empty ones go, too.
+    IoSlice::advance_slices(&mut left, 0);
+    while !left.is_empty() {
         // First without asking: mostly there is room.
-        match nix::unistd::write(socket.as_fd(), bytes) {
+        match writev(socket, left) {
             Ok(count) => {
-                bytes = &bytes[count..];
+                IoSlice::advance_slices(&mut left, count);
                 continue;
             }
             Err(Errno::EAGAIN) => {}
@@ -82,8 +109,8 @@ async fn write_all(socket: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> Result<(), Br
             Err(_) => return Err(Broken::Descriptor),
         }
         let mut ready = socket.writable().await.map_err(|_| Broken::Descriptor)?;
-        match ready.try_io(|socket| Ok(nix::unistd::write(socket.as_fd(), bytes)?)) {
-            Ok(Ok(count)) => bytes = &bytes[count..],
+        match ready.try_io(|socket| Ok(writev(socket, left)?)) {
+            Ok(Ok(count)) => IoSlice::advance_slices(&mut left, count),
             Ok(Err(error)) if error.raw_os_error() == Some(libc::EINTR) => {}
             Ok(Err(_)) => return Err(Broken::Descriptor),
             Err(_would_block) => {}
