@@ -266,6 +266,10 @@ impl Clients {
         self.clear_deadline(token);
         if let Some(client) = self.clients.remove(&token) {
             self.published -= usize::from(client.published);
+            if let State::Queued(_) = client.state {
+                // A guest that never listens must not make the queue grow with each attempt.
+                self.queued.retain(|queued| *queued != token);
+            }
             if let Some(stream) = client.stream() {
                 self.by_stream.remove(&stream);
             }
@@ -282,5 +286,25 @@ fn turn(client: &mut Client, agent: Option<&mut Agent>, scratch: &mut [u8]) -> T
             Ok(()) if !client.over() => Turn::Wait,
             _ => Turn::Over,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn who_gives_up_waiting_for_a_guest_leaves_nothing_behind() {
+        let mut clients = Clients::default();
+        let now = Instant::now();
+        for token in 0..10 {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            assert!(clients.add_published(token, Socket::Unix(ours), 1024, now));
+            drop(theirs);
+            clients.wake(token, true, true, true);
+        }
+        assert!(clients.is_empty() && clients.queued.is_empty());
+        assert_eq!((clients.published, clients.next_deadline()), (0, None));
     }
 }
