@@ -101,6 +101,25 @@ fn install_brings_all_that_a_machine_needs_and_uninstall_takes_it_away() {
     assert_eq!(again.iter().find(written), None);
     assert_eq!(tree(&root), files);
 
+    // What the daemon does beyond the network is chosen, and stays chosen.
+    let drop_in = |name: &str| {
+        let path = "usr/local/lib/systemd/system/banger-netd.service.d";
+        fs::read_to_string(root.join(path).join(name)).ok()
+    };
+    assert_eq!((drop_in("disks.conf"), drop_in("jails.conf")), (None, None));
+    sandbox.sh(&command("install --offer disks,jails")).ok();
+    let disks = include_str!("../../helper/netd/systemd/disks.conf");
+    assert_eq!(drop_in("disks.conf").as_deref(), Some(disks));
+    sandbox.sh(&command("install")).ok();
+    assert!(drop_in("disks.conf").is_some() && drop_in("jails.conf").is_some());
+    sandbox.sh(&command("install --offer jails")).ok();
+    assert!(drop_in("disks.conf").is_none() && drop_in("jails.conf").is_some());
+    let both = sandbox.sh(&command("install --offer none,jails"));
+    both.exits(2).says("--offer none goes with no other");
+    sandbox.sh(&command("install --offer none")).ok();
+    assert_eq!(tree(&root), files);
+    sandbox.sh(&command("install --offer disks")).ok();
+
     // Somebody's own change is theirs.
     fs::write(root.join(unit), "[Service]\nExecStart=/bin/true\n").unwrap();
     sandbox.sh(&command("uninstall")).ok();

@@ -18,12 +18,12 @@ use lib_cli::Failure;
 use lib_model::{Exit, SCHEMA};
 
 use plan::{Place, digest};
-use units::{ENABLED, RESOLVED, ROUTE};
+use units::{ENABLED, Offer, RESOLVED, ROUTE};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SystemCommand {
     /// Install the programs, the units of systemd, the user and the group `banger`
-    Install(SystemArgs),
+    Install(InstallArgs),
     /// Remove what `install` has brought, and is as it was; VMs and configuration stay
     Uninstall(SystemArgs),
 }
@@ -35,7 +35,19 @@ On NixOS, the module does this: services.banger.enable = true.
 Examples:
   sudo target/release/banger system install --dry-run
   sudo target/release/banger system install
+  sudo target/release/banger system install --offer disks,jails
   sudo adduser \"$USER\" banger                    may then use the bridge")]
+pub(crate) struct InstallArgs {
+    #[command(flatten)]
+    system: SystemArgs,
+
+    /// What banger-netd does for its users beyond the network; either gives it more rights, above all CAP_SYS_ADMIN.
+    /// Without this flag it stays as an earlier installation has it, at first `none`
+    #[arg(long, value_name = "WHAT", value_enum, value_delimiter = ',')]
+    offer: Vec<Offer>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct SystemArgs {
     /// Say what would be done, and do nothing
     #[arg(long)]
@@ -72,7 +84,16 @@ struct Doer<'a> {
 }
 
 pub(crate) fn run(command: &SystemCommand) -> Result<(), Failure> {
-    let (SystemCommand::Install(args) | SystemCommand::Uninstall(args)) = command;
+    let args = match command {
+        SystemCommand::Install(InstallArgs { system, offer }) => {
+            if offer.contains(&Offer::None) && offer.iter().any(|one| *one != Offer::None) {
+                return Err(Failure::usage("--offer none goes with no other")
+                    .hint("banger system install --offer disks,jails"));
+            }
+            system
+        }
+        SystemCommand::Uninstall(args) => args,
+    };
     let place = checked(args)?;
     let doer = Doer {
         args,
@@ -80,7 +101,7 @@ pub(crate) fn run(command: &SystemCommand) -> Result<(), Failure> {
         people: !args.json && io::stdout().is_terminal(),
     };
     match command {
-        SystemCommand::Install(_) => doer.install(),
+        SystemCommand::Install(args) => doer.install(&args.offer),
         SystemCommand::Uninstall(_) => doer.uninstall(),
     }
 }
@@ -139,15 +160,16 @@ impl Doer<'_> {
         self.place.root == Path::new("/")
     }
 
-    fn install(&self) -> Result<(), Failure> {
+    fn install(&self, offer: &[Offer]) -> Result<(), Failure> {
         let program =
             std::env::current_exe().map_err(|error| Failure::io("find /proc/self/exe", error))?;
-        let files = self.place.files(&program)?;
+        let listed = self.listed()?;
+        let offered = self.offered(offer, &listed);
+        let files = self.place.files(&program, &offered)?;
         // What an older version had besides is forgotten only when it is gone.
-        let mut lines: BTreeSet<String> = self
-            .listed()?
-            .into_iter()
-            .map(|(digest, path)| line(&digest, &path))
+        let mut lines: BTreeSet<String> = listed
+            .iter()
+            .map(|(digest, path)| line(digest, path))
             .collect();
         lines.extend(files.iter().map(|file| line(&file.digest(), &file.path)));
         self.write(
@@ -157,6 +179,14 @@ impl Doer<'_> {
         )?;
         for file in &files {
             self.write(&file.path, &file.content, file.mode)?;
+        }
+        for other in Offer::WITH_DROP_IN
+            .iter()
+            .filter(|one| !offered.contains(one))
+        {
+            if let Some(path) = self.drop_in(*other) {
+                self.remove(&path, &digests(&listed, &path))?;
+            }
         }
         let root = format!("--root={}", self.place.root.display());
         let conf = |place: &str| {
@@ -186,7 +216,32 @@ impl Doer<'_> {
         if self.place.at(Path::new(RESOLVED)).exists() {
             enable.push(ROUTE);
         }
-        self.call("systemctl", &enable)
+        self.call("systemctl", &enable)?;
+        if self.live() {
+            // Those of an older version; VMs and their names go on meanwhile.
+            let services = ["banger-netd.service", "banger-dns.service"];
+            self.call("systemctl", &["try-restart", services[0], services[1]])?;
+        }
+        Ok(())
+    }
+
+    /// Where the drop-in for an offer is.
+    fn drop_in(&self, offer: Offer) -> Option<PathBuf> {
+        let unit = offer.drop_in()?;
+        Some(self.place.prefix.join(unit.place))
+    }
+
+    /// What the flag says; without it, what an earlier installation has brought and nobody removed.
+    fn offered(&self, flag: &[Offer], listed: &[(String, PathBuf)]) -> Vec<Offer> {
+        let wanted = |offer: &Offer| {
+            if !flag.is_empty() {
+                return flag.contains(offer);
+            }
+            self.drop_in(*offer).is_some_and(|path| {
+                listed.iter().any(|(_, other)| *other == path) && self.place.at(&path).exists()
+            })
+        };
+        Offer::WITH_DROP_IN.into_iter().filter(wanted).collect()
     }
 
     fn uninstall(&self) -> Result<(), Failure> {
@@ -225,13 +280,7 @@ impl Doer<'_> {
         // An older version's file may be listed with more than one digest.
         let paths: BTreeSet<&PathBuf> = listed.iter().map(|(_, path)| path).collect();
         for path in paths {
-            let digests = listed.iter().filter(|(_, other)| other == path);
-            self.remove(
-                path,
-                &digests
-                    .map(|(digest, _)| digest.as_str())
-                    .collect::<Vec<_>>(),
-            )?;
+            self.remove(path, &digests(&listed, path))?;
         }
         self.remove_list()?;
         if self.live() {
@@ -311,7 +360,8 @@ impl Doer<'_> {
     /// Directories of ours that are empty now; those of others stay, whoever made them.
     fn tidy(&self, file: &Path) {
         let directory = file.parent().unwrap_or(Path::new("/"));
-        if directory.file_name().is_some_and(|name| name == "banger") {
+        let ours = ["banger", "banger-netd.service.d"];
+        if ours.iter().any(|name| directory.ends_with(name)) {
             // It may have other files.
             let _ = fs::remove_dir(directory);
         }
@@ -373,6 +423,12 @@ impl Doer<'_> {
             .write_all(text.as_bytes())
             .map_err(|error| Failure::io("write to standard output", error))
     }
+}
+
+/// What a file was each time that it was installed.
+fn digests<'a>(listed: &'a [(String, PathBuf)], path: &Path) -> Vec<&'a str> {
+    let of_it = listed.iter().filter(|(_, other)| other == path);
+    of_it.map(|(digest, _)| digest.as_str()).collect()
 }
 
 fn line(digest: &str, path: &Path) -> String {

@@ -9,7 +9,7 @@ use lib_cli::Failure;
 use lib_model::Exit;
 use sha2::{Digest, Sha256};
 
-use super::units::{NETWORK_MANAGER, UNITS};
+use super::units::{NETWORK_MANAGER, Offer, UNITS};
 
 const WHOLE_TREE: &str =
     "install from a whole tree: `cargo xtask build --release` makes one in target/release";
@@ -58,11 +58,12 @@ impl Place {
         self.prefix.join("share/banger/installed")
     }
 
-    /// All files: programs, helpers, manual and completions of the tree that `program` is in, and units.
+    /// All files: programs, helpers, manual and completions of the tree that `program` is in, and units, with drop-ins
+    /// for what is offered.
     ///
     /// # Errors
     /// Programs or helpers that are not beside it.
-    pub(crate) fn files(&self, program: &Path) -> Result<Vec<File>, Failure> {
+    pub(crate) fn files(&self, program: &Path, offers: &[Offer]) -> Result<Vec<File>, Failure> {
         let bin = program.parent().unwrap_or(Path::new("/"));
         let tree = bin.parent().unwrap_or(Path::new("/"));
         let mut files = Vec::new();
@@ -93,7 +94,9 @@ impl Place {
             self.add(&mut files, &tree.join(&place), &place, 0o644)?;
         }
         let more = self.at(Path::new("/etc/NetworkManager")).is_dir();
-        for unit in UNITS.iter().chain(more.then_some(&NETWORK_MANAGER)) {
+        let drop_ins = offers.iter().filter_map(|offer| offer.drop_in());
+        let units = UNITS.iter().chain(more.then_some(&NETWORK_MANAGER));
+        for unit in units.chain(drop_ins) {
             files.push(File {
                 path: self.prefix.join(unit.place),
                 content: unit.text(&self.prefix).into_bytes(),

@@ -78,6 +78,38 @@ pub(crate) const NETWORK_MANAGER: Unit = unit!(
     "helper/netd/systemd/banger-networkmanager.conf"
 );
 
+/// What banger-netd does beyond the network, each in a drop-in of its unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub(crate) enum Offer {
+    /// Loop devices and snapshots of files that callers pass
+    Disks,
+    /// VMMs in jails
+    Jails,
+    /// Neither; also takes away what an earlier installation offers
+    None,
+}
+
+impl Offer {
+    /// Those that have a drop-in.
+    pub(crate) const WITH_DROP_IN: [Offer; 2] = [Offer::Disks, Offer::Jails];
+
+    pub(crate) fn drop_in(self) -> Option<&'static Unit> {
+        const DISKS: Unit = unit!(
+            "lib/systemd/system/banger-netd.service.d/disks.conf",
+            "helper/netd/systemd/disks.conf"
+        );
+        const JAILS: Unit = unit!(
+            "lib/systemd/system/banger-netd.service.d/jails.conf",
+            "helper/netd/systemd/jails.conf"
+        );
+        match self {
+            Offer::Disks => Some(&DISKS),
+            Offer::Jails => Some(&JAILS),
+            Offer::None => None,
+        }
+    }
+}
+
 /// Those that are started with the machine.
 pub(crate) const ENABLED: &[&str] = &[
     "banger-netd.socket",
