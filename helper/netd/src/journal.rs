@@ -264,8 +264,14 @@ fn replay(text: &[u8], path: &Path) -> io::Result<(BTreeMap<VmId, Kept>, Host)> 
             Ok(Line::Router(uid)) => host.router = Some(uid),
             Err(_) if lines.peek().is_none() && !line.ends_with(b"\n") => {}
             Err(error) => {
-                let place = format!("{}, line {}: {error}", path.display(), number + 1);
-                return Err(io::Error::new(io::ErrorKind::InvalidData, place));
+                // What a newer one keeps must not be lost by an older one that starts anew without it.
+                let message = format!(
+                    "{}, line {}: {error}; if a newer banger-netd wrote it, install that again, or stop the VMs of \
+                     the bridge network and move the file away",
+                    path.display(),
+                    number + 1
+                );
+                return Err(io::Error::new(io::ErrorKind::InvalidData, message));
             }
         }
     }
@@ -346,5 +352,25 @@ mod tests {
         let error = Journal::open(base.path()).unwrap_err().to_string();
         assert!(error.contains("journal, line 1"), "{error}");
         assert_eq!(fs::read(base.path().join(FILE)).unwrap(), b"hello\nworld\n");
+    }
+
+    #[test]
+    fn what_a_newer_one_wrote_is_refused_and_kept() {
+        let base = tempfile::tempdir().unwrap();
+        Journal::open(base.path()).unwrap().set(kept(1)).unwrap();
+        let path = base.path().join(FILE);
+        let mut text = fs::read_to_string(&path).unwrap();
+        let line = text.lines().count() + 1;
+        text += "{\"colour\":7}\n";
+        fs::write(&path, &text).unwrap();
+        let error = Journal::open(base.path()).unwrap_err().to_string();
+        let says = [
+            "unknown variant `colour`",
+            "newer banger-netd",
+            "move the file away",
+        ];
+        assert!(says.iter().all(|word| error.contains(word)), "{error}");
+        assert!(error.contains(&format!("line {line}:")), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
     }
 }
