@@ -84,6 +84,11 @@ impl Fixtures {
         self.directory.join("umoci/usr/bin/umoci")
     }
 
+    /// firewalld as its package has it; its library is installed.
+    pub fn firewalld(&self) -> PathBuf {
+        self.directory.join("firewalld")
+    }
+
     /// What scripts of git's own tests leave, a directory for each script.
     pub fn git_repositories(&self) -> PathBuf {
         self.directory.join("git-repositories")

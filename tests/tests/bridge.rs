@@ -239,7 +239,9 @@ fn addresses_belong_to_vms_of_the_store() {
     let checks = doctor().records();
     assert!(checks.iter().all(|check| check["ok"] == true), "{checks:?}");
     let named: Vec<_> = checks.iter().map(|check| text(check, "name")).collect();
-    let all = ["daemon", "bridge", "packet", "names", "route", "forward"];
+    let all = [
+        "daemon", "bridge", "packet", "names", "route", "resolver", "forward",
+    ];
     assert_eq!(named, all);
     assert_eq!(
         sandbox.sh("banger-net list --json").records().len(),

@@ -47,7 +47,7 @@ pub(crate) fn names_are_routed(sandbox: &Sandbox) {
     };
     let well = doctor();
     is_well(&well);
-    assert_eq!(well.records().len(), 5, "{well}");
+    assert_eq!(well.records().len(), 6, "{well}");
     assert_eq!(
         on("readlink /etc/resolv.conf").ok().trim(),
         "/run/systemd/resolve/stub-resolv.conf"

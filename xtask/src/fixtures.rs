@@ -26,6 +26,7 @@ pub(crate) fn prepare(bin: PathBuf) -> Result<Fixtures> {
     let fixtures = for_demo(bin)?;
     let directory = build::target()?.join("fixtures");
     umoci(&fixtures, &directory)?;
+    firewalld(&fixtures, &directory)?;
     nix_fixtures::program(&fixtures, &directory)?;
     nix_fixtures::library(&fixtures, &directory)?;
     git_fixtures::repositories(&fixtures, &directory)?;
@@ -69,6 +70,19 @@ fn umoci(fixtures: &Fixtures, directory: &Path) -> Result<()> {
     let file = Suite::open("sid", directory)?.download("umoci", directory)?;
     let package = directory.join(file);
     packages::unpack(&package, &directory.join("umoci"))?;
+    fs::remove_file(package)?;
+    Ok(())
+}
+
+fn firewalld(fixtures: &Fixtures, directory: &Path) -> Result<()> {
+    if fixtures.firewalld().exists() {
+        println!("   firewalld is there");
+        return Ok(());
+    }
+    println!("   downloading firewalld (not installed: that would start it as a service)");
+    let file = packages::download("firewalld", directory)?;
+    let package = directory.join(file);
+    packages::unpack(&package, &fixtures.firewalld())?;
     fs::remove_file(package)?;
     Ok(())
 }

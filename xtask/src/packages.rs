@@ -128,6 +128,21 @@ pub(crate) const TEST: &[Package] = &[
         "/usr/sbin/iptables",
         "is the firewall that Docker makes",
     ),
+    package(
+        "python3-firewall",
+        "/usr/lib/python3/dist-packages/firewall",
+        "is the library of firewalld, which is only unpacked",
+    ),
+    package(
+        "python3-nftables",
+        "/usr/lib/python3/dist-packages/nftables",
+        "is what firewalld loads its rules with",
+    ),
+    package(
+        "dbus-daemon",
+        "/usr/bin/dbus-daemon",
+        "is the bus of firewalld",
+    ),
     package("zsh", "/bin/zsh", "completes commands"),
     package("fish", "/usr/bin/fish", "completes commands"),
 ];

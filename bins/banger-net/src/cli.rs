@@ -69,7 +69,7 @@ pub(crate) enum Command {
     Gc(GcArgs),
     /// Prove that the network works
     Doctor {
-        /// Let the bridge through the firewall of another program, such as Docker's; `down` takes it back
+        /// Let the bridge through the firewall of another program, such as Docker's or firewalld; `down` takes it back
         #[arg(long)]
         fix: bool,
     },

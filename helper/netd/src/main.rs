@@ -9,6 +9,7 @@ mod audit;
 mod connection;
 mod elements;
 mod firewall;
+mod firewalld;
 mod forwarding;
 mod jail;
 mod journal;
@@ -41,6 +42,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::rc::Rc;
 
+use firewalld::Firewalld;
 use jail::Jails;
 use journal::Journal;
 use links::Links;
@@ -157,6 +159,7 @@ async fn serve(options: Options, journal: Journal) -> io::Result<()> {
             links: Links::new(handle),
             nft: Nft::new(options.nft.clone()),
             resolved: Resolved::new(options.resolvectl.clone()),
+            firewalld: Firewalld::new(options.busctl.clone()),
             jails: Rc::new(Jails {
                 qemu: options.qemu.clone(),
                 first_uid: options.first_uid,

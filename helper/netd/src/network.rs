@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use banger_proto::{Code, InterfaceName, NetworkStatus, Refusal, Reservation, VmId};
 
+use crate::firewalld::Firewalld;
 use crate::jail::Jails;
 use crate::journal::{Journal, Kept};
 use crate::links::{Link, Links, Owner};
@@ -22,6 +23,7 @@ pub(crate) struct Through {
     pub(crate) links: Links,
     pub(crate) nft: Nft,
     pub(crate) resolved: Resolved,
+    pub(crate) firewalld: Firewalld,
     pub(crate) jails: Rc<Jails>,
 }
 
@@ -33,6 +35,7 @@ pub(crate) struct Network {
     pub(crate) links: Links,
     pub(crate) nft: Nft,
     pub(crate) resolved: Resolved,
+    firewalld: Firewalld,
     pub(crate) offered: Vec<Feature>,
     pub(crate) jails: Rc<Jails>,
     /// VMs whose interface is there, as the kernel said last.
@@ -62,6 +65,7 @@ impl Network {
             links: through.links,
             nft: through.nft,
             resolved: through.resolved,
+            firewalld: through.firewalld,
             offered,
             jails: through.jails,
             attached: HashSet::new(),
@@ -288,7 +292,7 @@ impl Network {
         let before = self.journal.admitted();
         let noted = self.journal.set_admitted(true);
         noted.map_err(failed("note a change of the firewall"))?;
-        match firewall::admit(&self.bridge).await {
+        match self.admit_everywhere().await {
             Ok(changed) => Ok(changed || !before),
             Err(error) => {
                 if !before {
@@ -297,6 +301,15 @@ impl Network {
                 }
                 Err(failed("change the firewall of another program")(error))
             }
+        }
+    }
+
+    /// Where firewalld runs, there need be no other firewall.
+    async fn admit_everywhere(&self) -> io::Result<bool> {
+        let zone = self.firewalld.admit(&self.bridge).await?;
+        match firewall::admit(&self.bridge).await {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => zone.ok_or(error),
+            rules => Ok(rules? || zone == Some(true)),
         }
     }
 
@@ -311,6 +324,8 @@ impl Network {
             Err(error) if error.kind() == io::ErrorKind::NotFound => false,
             removed => removed.map_err(failed(what))?,
         };
+        let left = self.firewalld.admit_no_more(&self.bridge).await;
+        let removed = left.map_err(failed(what))? || removed;
         self.journal.set_admitted(false).map_err(failed(what))?;
         Ok(removed)
     }
@@ -422,6 +437,8 @@ pub(crate) fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> Refus
             io::ErrorKind::NotFound if error.to_string().contains("iptables") => {
                 refusal.hint("nft list ruleset   (no firewall here was made by iptables)")
             }
+            io::ErrorKind::AlreadyExists if error.to_string().contains("firewalld") => refusal
+                .hint("firewall-cmd --get-active-zones   (or let that zone forward what VMs send)"),
             _ => refusal.hint("journalctl -u banger-netd   (or its standard error)"),
         }
     }

@@ -22,6 +22,8 @@ pub(crate) struct Options {
     pub(crate) nft: Option<PathBuf>,
     /// As above.
     pub(crate) resolvectl: Option<PathBuf>,
+    /// As above.
+    pub(crate) busctl: Option<PathBuf>,
     /// Besides root.
     pub(crate) uids: Vec<u32>,
     pub(crate) gids: Vec<u32>,
@@ -98,6 +100,7 @@ Without either it serves the socket that systemd passes.
   --allow-uid NUMBER      who may ask, besides root; may be repeated
   --nft PATH              the program nft [/usr/sbin/nft and other fixed places]
   --resolvectl PATH       the program resolvectl [/usr/bin/resolvectl and other fixed places]
+  --busctl PATH           the program busctl [/usr/bin/busctl and other fixed places]
   --offer WHAT            disks or jails, besides the network; may be repeated
   --qemu PATH             what runs in jails [/usr/bin/qemu-system-x86_64]
   --first-uid NUMBER      of jails: as many uids and gids from there as the pool has addresses [1879048192]
@@ -119,6 +122,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Opt
         pool: Pool::new(Ipv4Addr::new(10, 83, 0, 0), 16)?,
         nft: None,
         resolvectl: None,
+        busctl: None,
         uids: Vec::new(),
         gids: Vec::new(),
         features: Vec::new(),
@@ -157,6 +161,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Opt
             "--pool" => options.pool = value.parse()?,
             "--nft" => options.nft = Some(absolute(flag, value)?),
             "--resolvectl" => options.resolvectl = Some(absolute(flag, value)?),
+            "--busctl" => options.busctl = Some(absolute(flag, value)?),
             "--offer" => options.features.push(match value {
                 "disks" => Feature::Disks,
                 "jails" => Feature::Jails,
@@ -238,6 +243,7 @@ mod tests {
             "--colour red",
             "--offer everything",
             "--qemu qemu",
+            "--busctl busctl",
             "--first-uid 0",
             "--first-uid 4294967295",
         ] {

@@ -11,11 +11,15 @@ use lib_model::{CheckRecord, Diagnose, SCHEMA};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::{
-    Client, Endpoint, NetError, NetworkStatus, PROBE, PrivilegedOps, Reservation, VmName, store_tag,
+    Client, Endpoint, NetError, NetworkStatus, PROBE, PrivilegedOps, Reservation, VmName, ZONE,
+    store_tag,
 };
 
 /// A host answers at once unless something drops the question.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The port that the guest asks from.
+const ASKER: u16 = 40_053;
 
 /// What the guest is called that is only there for a moment.
 const GUEST: &str = "doctor";
@@ -37,6 +41,20 @@ enum Fate {
     Refused(u8),
     Dropped,
 }
+
+/// What became of a question about a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Answered,
+    /// The code of ICMP 3.
+    Refused(u8),
+    Silence,
+}
+
+/// Nobody listens (RFC 1812 §5.2.7.1).
+const PORT: u8 = 3;
+/// What firewalld answers.
+const PROHIBITED: u8 = 13;
 
 /// What else can be tried while there is a guest; gets its place in the network.
 pub type More<'a> = &'a dyn Fn(&Reservation) -> Vec<CheckRecord>;
@@ -85,6 +103,7 @@ pub fn doctor(endpoint: &Endpoint, fix: bool, more: More<'_>) -> Vec<CheckRecord
         named = more(&guest.reservation);
         gateway
     });
+    let answers = matches!(answered, Ok(Ok(_)));
     match answered {
         Ok(Ok(_)) => checks.push(well(
             "packet",
@@ -101,10 +120,80 @@ pub fn doctor(endpoint: &Endpoint, fix: bool, more: More<'_>) -> Vec<CheckRecord
         Err(error) => checks.push(failed("packet", &error)),
     }
     checks.extend(named);
+    if answers {
+        checks.push(match asked(&mut client, fix) {
+            Ok(asked) => resolver(&status, asked),
+            Err(error) => failed("resolver", &error),
+        });
+    }
     if status.forwarding {
         checks.push(forward(&mut client, &status, fix));
     }
     checks
+}
+
+/// What becomes of a question, and whether that is because another firewall was told.
+fn asked(client: &mut Client, fix: bool) -> Result<(Asked, bool), NetError> {
+    let ask = |client: &mut Client| {
+        let asked = as_guest(client, |_, guest| {
+            let hop = guest.gateway()?;
+            guest.ask(hop)
+        });
+        asked?.map_err(|error| NetError::Broken(format!("a guest cannot be tried: {error}")))
+    };
+    let first = ask(client)?;
+    if !fix || matches!(first, Asked::Answered | Asked::Refused(PORT)) {
+        return Ok((first, false));
+    }
+    client.admit(true)?;
+    ask(client).map(|asked| (asked, true))
+}
+
+/// Whether a VM's questions about names come to the host.
+fn resolver(status: &NetworkStatus, (fate, told): (Asked, bool)) -> CheckRecord {
+    let gateway = status.gateway;
+    let how = if told {
+        "; another firewall was told to let them, until banger-net down"
+    } else {
+        ""
+    };
+    let why = match fate {
+        Asked::Answered => {
+            return well(
+                "resolver",
+                format!("{gateway} answers guests about names{how}"),
+            );
+        }
+        Asked::Refused(PORT) => {
+            return well(
+                "resolver",
+                format!(
+                    "guests may ask {gateway} about names{how}, but nothing answers there (banger-dns-guests.socket)"
+                ),
+            );
+        }
+        Asked::Refused(code) => format!("refuses (ICMP 3/{code})"),
+        Asked::Silence => "drops".to_owned(),
+    };
+    CheckRecord {
+        ok: false,
+        hint: Some(match fate {
+            Asked::Refused(PROHIBITED) => in_trusted(status),
+            _ => "nft list ruleset   (look for a chain at hook input that drops)".into(),
+        }),
+        ..well(
+            "resolver",
+            format!("another firewall of this host {why} what guests ask {gateway} about names"),
+        )
+    }
+}
+
+/// What makes firewalld let the bridge through for good.
+fn in_trusted(status: &NetworkStatus) -> String {
+    let bridge = &status.bridge;
+    format!(
+        "sudo firewall-cmd --permanent --zone=trusted --add-interface={bridge} && sudo firewall-cmd --reload"
+    )
 }
 
 /// Whether what a VM with `nat` sends passes the other firewalls of the host.
@@ -139,10 +228,7 @@ fn forward(client: &mut Client, status: &NetworkStatus, fix: bool) -> CheckRecor
     };
     let hint = match last {
         Fate::Passed | Fate::NoRoute => return well("forward", what),
-        // What firewalld answers.
-        Fate::Refused(13) => format!(
-            "sudo firewall-cmd --permanent --zone=trusted --add-interface={bridge} && sudo firewall-cmd --reload"
-        ),
+        Fate::Refused(PROHIBITED) => in_trusted(status),
         _ if fix => "nft list ruleset   (look for a chain at hook forward that drops)".into(),
         _ => "sudo banger-net doctor --fix   (Docker makes DROP the policy of FORWARD)".into(),
     };
@@ -210,16 +296,10 @@ impl Guest {
 
     /// Sends an echo request (RFC 792) to where nobody is, and hears what becomes of it.
     fn echo(&mut self, hop: [u8; 6], to: Ipv4Addr) -> io::Result<Fate> {
-        let mut packet = vec![0x45, 0, 0, 28, 0, 0, 0x40, 0, 64, 1, 0, 0];
-        packet.extend(self.reservation.address.octets());
-        packet.extend(to.octets());
-        let sum = checksum(&packet);
-        packet[10..12].copy_from_slice(&sum);
         let mut echo = [8, 0, 0, 0, 0, 7, 0, 1];
         let sum = checksum(&echo);
         echo[2..4].copy_from_slice(&sum);
-        packet.extend(echo);
-        self.send(hop, [8, 0], &packet)?;
+        self.send_packet(hop, to, 1, &echo)?;
         let unreachable = self.receive(SILENCE, |kind, body| {
             let is_icmp = kind == [8, 0] && body.first() == Some(&0x45) && body.get(9) == Some(&1);
             match body.get(20..22) {
@@ -234,6 +314,57 @@ impl Guest {
             Some(code) => Fate::Refused(code),
             None => Fate::Dropped,
         })
+    }
+
+    /// Asks the resolver that VMs are told of for its own name (RFC 1035 §4).
+    fn ask(&mut self, hop: [u8; 6]) -> io::Result<Asked> {
+        let mut question = vec![0x62, 0x67, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        let name = format!("{}.{ZONE}", self.reservation.name);
+        for label in name.split('.') {
+            question.push(u8::try_from(label.len()).map_err(io::Error::other)?);
+            question.extend(label.as_bytes());
+        }
+        question.extend([0, 0, 1, 0, 1]);
+        let length = u16::try_from(question.len() + 8).map_err(io::Error::other)?;
+        // Without a checksum, as RFC 768 has it.
+        let mut datagram = Vec::from(ASKER.to_be_bytes());
+        datagram.extend([0, 53]);
+        datagram.extend(length.to_be_bytes());
+        datagram.extend([0, 0]);
+        datagram.extend(question);
+        let gateway = self.reservation.gateway;
+        self.send_packet(hop, gateway, 17, &datagram)?;
+        let heard = self.receive(SILENCE, |kind, body| {
+            if kind != [8, 0] || body.first() != Some(&0x45) {
+                return None;
+            }
+            match (body.get(9)?, body.get(20..24)?) {
+                (17, [0, 53, to @ ..]) if to == ASKER.to_be_bytes() => Some(Asked::Answered),
+                (1, [3, code, ..]) => Some(Asked::Refused(*code)),
+                _ => None,
+            }
+        })?;
+        Ok(heard.unwrap_or(Asked::Silence))
+    }
+
+    /// IPv4 (RFC 791).
+    fn send_packet(
+        &mut self,
+        hop: [u8; 6],
+        to: Ipv4Addr,
+        protocol: u8,
+        body: &[u8],
+    ) -> io::Result<()> {
+        let length = u16::try_from(20 + body.len()).map_err(io::Error::other)?;
+        let mut packet = vec![0x45, 0];
+        packet.extend(length.to_be_bytes());
+        packet.extend([0, 0, 0x40, 0, 64, protocol, 0, 0]);
+        packet.extend(self.reservation.address.octets());
+        packet.extend(to.octets());
+        let sum = checksum(&packet);
+        packet[10..12].copy_from_slice(&sum);
+        packet.extend(body);
+        self.send(hop, [8, 0], &packet)
     }
 
     fn send(&mut self, to: [u8; 6], kind: [u8; 2], body: &[u8]) -> io::Result<()> {

@@ -98,7 +98,10 @@ fn without_resolved_it_is_dnsmasq_or_resolv_conf() {
         .iter()
         .map(|check| check["name"].clone())
         .collect();
-    assert_eq!(named, ["daemon", "bridge", "packet", "names", "route"]);
+    assert_eq!(
+        named,
+        ["daemon", "bridge", "packet", "names", "route", "resolver"]
+    );
 
     // A host whose resolver was told nothing.
     let ill = resolving(&sandbox, &netns, &["127.0.0.3"], "banger-net doctor");

@@ -7,6 +7,7 @@ mod disks;
 mod elements;
 mod faults;
 mod figures;
+mod firewalld;
 mod foreign;
 mod frames;
 mod jails;

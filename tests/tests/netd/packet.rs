@@ -88,6 +88,15 @@ impl Guest {
         self.ipv4(hop, from, to, 1, &icmp);
     }
 
+    /// The answer to a ping(8) with `-s 0 -e 7`.
+    pub(crate) fn echo_reply(&mut self, hop: Mac, to: Ipv4Addr, sequence: u16) {
+        let mut icmp = vec![0, 0, 0, 0, 0, 7];
+        icmp.extend(sequence.to_be_bytes());
+        let sum = checksum(&icmp);
+        icmp[2..4].copy_from_slice(&sum.to_be_bytes());
+        self.ipv4(hop, (self.mac, self.address), to, 1, &icmp);
+    }
+
     /// A SYN (RFC 9293).
     pub(crate) fn syn(&mut self, hop: Mac, to: Ipv4Addr, port: u16) {
         let mut tcp = Vec::new();
