@@ -9,6 +9,8 @@ use std::os::unix::fs::{FileExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
+use std::time::Instant;
 
 use banger_tests::{Sandbox, eventually, skipped};
 use lib_net::{
@@ -104,7 +106,11 @@ fn under_systemd_with_a_device_mapper() {
         systemctl daemon-reload
         systemctl start banger-netd.socket
         exec /root/inside --ignored --exact --nocapture netd::machine::inside";
-    let ran = sandbox.feed("banger-vm exec host -- sh -s", script.as_bytes());
+    // Its own deadline, so that what was said until then is shown.
+    let ran = sandbox.feed(
+        "banger-vm exec --timeout 220 host -- sh -s",
+        script.as_bytes(),
+    );
     println!("{}", ran.stdout);
     let journal =
         || sandbox.sh("banger-vm exec host -- journalctl --no-pager -u banger-netd -n 60");
@@ -131,6 +137,13 @@ fn property(unit: &str, name: &str) -> String {
         .to_owned()
 }
 
+/// Tells the host how far it is.
+fn progress(what: &str) {
+    println!("{:>8.1?} {what}", START.elapsed());
+}
+
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
 fn main_pid() -> String {
     property("banger-netd.service", "MainPID")
 }
@@ -154,6 +167,7 @@ fn end_daemon(how: &str) -> Client {
 #[test]
 #[ignore = "runs in the machine of the test above"]
 fn inside() {
+    progress("it begins");
     // Nothing runs until somebody asks.
     assert_eq!(property("banger-netd.service", "ActiveState"), "inactive");
     let mut ops = Client::connect(Path::new(SOCKET)).expect("it works in the machine");
@@ -162,10 +176,14 @@ fn inside() {
     let stat = fs::metadata(SOCKET).expect("it works in the machine");
     assert_eq!(stat.permissions().mode() & 0o777, 0o660);
 
+    progress("the daemon serves");
     living_vms(&mut ops);
+    progress("jails and taps outlived daemons");
     snapshots(&mut ops);
+    progress("snapshots are as they should be");
     each_step_of_a_snapshot_fails_once();
     scores();
+    progress("scores are known");
 }
 
 /// A tap and a jail go on while daemons come and go.
@@ -201,6 +219,7 @@ fn living_vms(ops: &mut Client) {
     let (jail, process) = ops
         .launch(vm(1), machine, &descriptors)
         .expect("it works in the machine");
+    progress("a jail runs");
     let scope = format!("banger-jail-{}.scope", vm(1));
     let place = format!("/banger.slice/{scope}");
     assert_eq!(property(&scope, "ControlGroup"), place);
@@ -224,6 +243,7 @@ fn living_vms(ops: &mut Client) {
             "restart" | "kill" => end_daemon(how),
             _ => Client::connect(Path::new(SOCKET)).expect("it works in the machine"),
         };
+        progress(how);
         assert!(interface.exists(), "{how}");
         assert_eq!(
             ops.list().expect("it works in the machine"),
@@ -340,6 +360,7 @@ fn snapshots(ops: &mut Client) {
         .write_all_at(&[8; 512], SIZE - 512)
         .expect("it works in the machine");
     device.sync_all().expect("it works in the machine");
+    progress("a snapshot is there");
     // The daemon is no part of it.
     *ops = end_daemon("kill");
     assert_eq!((block(&device, 4096), block(&device, 8192)), (9, 7));
@@ -400,6 +421,7 @@ fn each_step_of_a_snapshot_fails_once() {
         let mut client = child(&format!("{point}#{count}=error"));
         let refused = client.snapshot(vm(3), &image, &exceptions, SIZE);
         assert!(refused.is_err(), "{point} for the {count}. time");
+        progress(&format!("{point} for the {count}. time"));
         drop(client);
         nothing_is_left();
         failed += 1;
