@@ -218,6 +218,30 @@ fn many_at_once_leave_nothing() {
     });
 }
 
+/// What it reserved is its user's: kept while the store has the VM, given back when it has not.
+#[test]
+fn what_a_client_reserved_that_died_before_it_attached_is_collected() {
+    let Some(sandbox) = sandbox() else { return };
+    let netns = Netns::new(&sandbox);
+    let netd = Netd::start(&sandbox, &netns, "");
+    let mut dies = connect(&netd);
+    dies.up().unwrap();
+    let before = netns.state(&sandbox);
+    let address = reserve(&mut dies, 1).address;
+    drop(dies);
+    let mut ops = connect(&netd);
+    assert_eq!(ops.list().unwrap().len(), 1);
+    assert_eq!(
+        reserve(&mut ops, 1).address,
+        address,
+        "the next one has the same"
+    );
+    assert!(!ops.gc(super::store(), vec![vm(1)], 0).unwrap().0);
+    assert!(ops.gc(super::store(), vec![], 0).unwrap().0);
+    assert!(ops.list().unwrap().is_empty());
+    assert_eq!(netns.state(&sandbox), before);
+}
+
 #[test]
 fn memory_is_small() {
     let Some(sandbox) = sandbox() else { return };
