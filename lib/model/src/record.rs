@@ -134,148 +134,42 @@ impl Record {
     }
 }
 
-impl From<WorkspaceRecord> for Record {
-    fn from(workspace: WorkspaceRecord) -> Record {
-        Record::Workspace(workspace)
-    }
+/// Each kind of record is a [`Record`].
+macro_rules! kinds {
+    ($($kind:ident($record:ty)),+ $(,)?) => {$(
+        impl From<$record> for Record {
+            fn from(record: $record) -> Record {
+                Record::$kind(record)
+            }
+        }
+    )+};
 }
 
-impl From<ChangeRecord> for Record {
-    fn from(change: ChangeRecord) -> Record {
-        Record::Change(change)
-    }
-}
-
-impl From<ExportRecord> for Record {
-    fn from(export: ExportRecord) -> Record {
-        Record::Export(export)
-    }
-}
-
-impl From<WatchRecord> for Record {
-    fn from(change: WatchRecord) -> Record {
-        Record::Watch(change)
-    }
-}
-
-impl From<SyncRecord> for Record {
-    fn from(sync: SyncRecord) -> Record {
-        Record::Sync(sync)
-    }
-}
-
-impl From<ImageRecord> for Record {
-    fn from(image: ImageRecord) -> Record {
-        Record::Image(image)
-    }
-}
-
-impl From<KernelRecord> for Record {
-    fn from(kernel: KernelRecord) -> Record {
-        Record::Kernel(kernel)
-    }
-}
-
-impl From<VmRecord> for Record {
-    fn from(vm: VmRecord) -> Record {
-        Record::Vm(vm)
-    }
-}
-
-impl From<BlobRecord> for Record {
-    fn from(blob: BlobRecord) -> Record {
-        Record::Blob(blob)
-    }
-}
-
-impl From<LayoutRecord> for Record {
-    fn from(layout: LayoutRecord) -> Record {
-        Record::Layout(layout)
-    }
-}
-
-impl From<VolumeRecord> for Record {
-    fn from(volume: VolumeRecord) -> Record {
-        Record::Volume(volume)
-    }
-}
-
-impl From<NameRecord> for Record {
-    fn from(record: NameRecord) -> Record {
-        Record::Name(record)
-    }
-}
-
-impl From<AnswerRecord> for Record {
-    fn from(record: AnswerRecord) -> Record {
-        Record::Answer(record)
-    }
-}
-
-impl From<RouteRecord> for Record {
-    fn from(record: RouteRecord) -> Record {
-        Record::Route(record)
-    }
-}
-
-impl From<OperationRecord> for Record {
-    fn from(operation: OperationRecord) -> Record {
-        Record::Operation(operation)
-    }
-}
-
-impl From<CopyRecord> for Record {
-    fn from(record: CopyRecord) -> Record {
-        Record::Copy(record)
-    }
-}
-
-impl From<SocketRecord> for Record {
-    fn from(record: SocketRecord) -> Record {
-        Record::Socket(record)
-    }
-}
-
-impl From<PublishedRecord> for Record {
-    fn from(record: PublishedRecord) -> Record {
-        Record::Published(record)
-    }
-}
-
-impl From<StatsRecord> for Record {
-    fn from(record: StatsRecord) -> Record {
-        Record::Stats(record)
-    }
-}
-
-impl From<PingRecord> for Record {
-    fn from(record: PingRecord) -> Record {
-        Record::Ping(record)
-    }
-}
-
-impl From<EventRecord> for Record {
-    fn from(record: EventRecord) -> Record {
-        Record::Event(record)
-    }
-}
-
-impl From<NetworkRecord> for Record {
-    fn from(network: NetworkRecord) -> Record {
-        Record::Network(network)
-    }
-}
-
-impl From<AddressRecord> for Record {
-    fn from(address: AddressRecord) -> Record {
-        Record::Address(address)
-    }
-}
-
-impl From<CheckRecord> for Record {
-    fn from(check: CheckRecord) -> Record {
-        Record::Check(check)
-    }
+kinds! {
+    Workspace(WorkspaceRecord),
+    Change(ChangeRecord),
+    Export(ExportRecord),
+    Watch(WatchRecord),
+    Sync(SyncRecord),
+    Image(ImageRecord),
+    Kernel(KernelRecord),
+    Vm(VmRecord),
+    Blob(BlobRecord),
+    Layout(LayoutRecord),
+    Volume(VolumeRecord),
+    Name(NameRecord),
+    Answer(AnswerRecord),
+    Route(RouteRecord),
+    Operation(OperationRecord),
+    Copy(CopyRecord),
+    Socket(SocketRecord),
+    Published(PublishedRecord),
+    Stats(StatsRecord),
+    Ping(PingRecord),
+    Event(EventRecord),
+    Network(NetworkRecord),
+    Address(AddressRecord),
+    Check(CheckRecord),
 }
 
 /// An image in the store: a file system and how to run what is in it.
