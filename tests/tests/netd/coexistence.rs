@@ -3,11 +3,11 @@
 use std::net::Ipv4Addr;
 
 use banger_tests::{Netd, Netns, Sandbox};
-use lib_net::{Code, PrivilegedOps};
+use lib_net::PrivilegedOps;
 use serde_json::Value;
 
 use super::packet::{Guest, Heard};
-use super::{connect, reserve, sandbox, vm};
+use super::{admission_fails_at, connect, reserve, sandbox, vm};
 
 const WORLD: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 
@@ -164,15 +164,8 @@ fn a_policy_without_docker_gets_the_rules_in_its_own_chain() {
         "netd.firewall.admit#1",
         "netd.journal.sync#1",
     ] {
-        let mut command = Netd::child(&sandbox, &netns, "other");
-        command.env(banger_failpoint::VARIABLE, format!("{point}=error"));
-        let mut child = lib_net::Client::child(command).unwrap();
-        assert_eq!(
-            child.admit(true).unwrap_err().code(),
-            Some(Code::Failed),
-            "{point}"
-        );
-        drop(child);
+        let command = Netd::child(&sandbox, &netns, "other");
+        admission_fails_at(command, point);
         assert_eq!(
             netns.run(&sandbox, "iptables -S").ok(),
             before.ok(),

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::coexistence::{host, reaches_the_world};
 use super::life::PATIENCE;
 use super::packet::{Guest, Heard};
-use super::{connect, reserve, sandbox, vm};
+use super::{admission_fails_at, connect, reserve, sandbox, vm};
 
 /// As open as a session's bus: nobody but the test knows of it (dbus-daemon(1)).
 const BUS: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN"
@@ -223,14 +223,7 @@ fn what_firewalld_stops_is_explained_and_mended() {
     for point in ["netd.firewalld.add#1", "netd.firewall.insert#1"] {
         let mut command = Netd::child(&sandbox, &netns, "other");
         command.arg("--busctl").arg(firewalld.busctl());
-        command.env(banger_failpoint::VARIABLE, format!("{point}=error"));
-        let mut child = lib_net::Client::child(command).unwrap();
-        assert_eq!(
-            child.admit(true).unwrap_err().code(),
-            Some(Code::Failed),
-            "{point}"
-        );
-        drop(child);
+        admission_fails_at(command, point);
         zone().exits(2);
     }
 }

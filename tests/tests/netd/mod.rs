@@ -47,6 +47,14 @@ fn reserve(ops: &mut impl PrivilegedOps, number: u32) -> Reservation {
         .1
 }
 
+/// A child of ours is asked to let guests through and fails in between; it has ended when this returns.
+fn admission_fails_at(mut command: std::process::Command, point: &str) {
+    command.env(banger_failpoint::VARIABLE, format!("{point}=error"));
+    let mut child = Client::child(command).expect("it starts");
+    let refused = child.admit(true).expect_err(point);
+    assert_eq!(refused.code(), Some(lib_net::Code::Failed), "{point}");
+}
+
 /// The records of `names.json`.
 fn names(netd: &Netd) -> lib_net::NamesFile {
     let text = std::fs::read(netd.state().join("names.json")).expect("it is written at the start");
