@@ -65,6 +65,7 @@ pub(crate) fn publish(
         return name_existing(store, locks, wanted, name)?
             .ok_or_else(|| Error::malformed("the store", "an image vanished while it was named"));
     }
+    let staged = staged.complete()?;
     let blobs = Blobs::open(store.context())?;
     let guard = locks.images()?;
     let record = match existing(store, wanted)? {

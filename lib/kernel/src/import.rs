@@ -57,6 +57,7 @@ pub fn import(
         progress,
     };
     let new = import.run(file, &kind, &digest)?;
+    let staged = staged.complete()?;
     let guard = locks.images()?;
     // Somebody may have imported the same file meanwhile.
     if let Some(existing) = existing(store, &digest, request)? {

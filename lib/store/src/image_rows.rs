@@ -5,7 +5,7 @@ use rusqlite::Row;
 
 use crate::look_up::Table;
 use crate::staging::move_to_trash;
-use crate::{ImagesGuard, Staged, Store, StoreError, Trash, now_ms};
+use crate::{Complete, ImagesGuard, Store, StoreError, Trash, now_ms};
 
 /// What is known of an image before it is published.
 #[derive(Debug, Clone)]
@@ -66,14 +66,14 @@ impl Store {
 
     /// The publication atom: staging becomes the image's directory, then its row appears.
     ///
-    /// The files in `staged` are synced by the caller. A name that another image has moves here.
+    /// A name that another image has moves here.
     ///
     /// # Errors
     /// When the rename or the row fails; then nothing is published.
     pub fn publish_image(
         &mut self,
         _guard: &ImagesGuard<'_>,
-        staged: Staged,
+        staged: Complete,
         new: &NewImage,
         name: Option<&str>,
     ) -> Result<ImageRecord, StoreError> {
@@ -205,7 +205,7 @@ fn image(row: &Row<'_>) -> Result<ImageRecord, Box<dyn std::error::Error>> {
 pub(crate) mod tests {
     use super::*;
     use crate::schema::tests::context;
-    use crate::{Locks, VmGuard};
+    use crate::{Locks, Staged, VmGuard};
 
     pub(crate) fn new_image(byte: u8) -> NewImage {
         NewImage {
@@ -234,7 +234,12 @@ pub(crate) mod tests {
         let staged = Staged::new(&context).unwrap();
         std::fs::write(staged.path().join("rootfs.img"), "disk").unwrap();
         let first = store
-            .publish_image(&guard, staged, &new_image(1), Some("alpine:latest"))
+            .publish_image(
+                &guard,
+                staged.complete().unwrap(),
+                &new_image(1),
+                Some("alpine:latest"),
+            )
             .unwrap();
         assert!(context.image_disk(&first.id).exists());
         let unchanged = ImageRecord {
@@ -252,7 +257,12 @@ pub(crate) mod tests {
 
         let staged = Staged::new(&context).unwrap();
         let second = store
-            .publish_image(&guard, staged, &new_image(2), Some("alpine:latest"))
+            .publish_image(
+                &guard,
+                staged.complete().unwrap(),
+                &new_image(2),
+                Some("alpine:latest"),
+            )
             .unwrap();
         assert_eq!(store.image("alpine").unwrap().id, second.id);
         assert!(store.image(first.id.as_str()).unwrap().names.is_empty());
@@ -293,7 +303,12 @@ pub(crate) mod tests {
         let mut vm: VmGuard<'_> = locks.vm(&lib_model::VmId::random().unwrap()).unwrap();
         let images = vm.images().unwrap();
         store
-            .publish_image(&images, Staged::new(&context).unwrap(), &new_image(1), None)
+            .publish_image(
+                &images,
+                Staged::new(&context).unwrap().complete().unwrap(),
+                &new_image(1),
+                None,
+            )
             .unwrap();
     }
 }

@@ -5,7 +5,7 @@ use rusqlite::Row;
 
 use crate::look_up::Table;
 use crate::staging::move_to_trash;
-use crate::{ImagesGuard, Staged, Store, StoreError, Trash, now_ms};
+use crate::{Complete, ImagesGuard, Store, StoreError, Trash, now_ms};
 
 /// What is known of a kernel before it is published.
 #[derive(Debug, Clone)]
@@ -67,7 +67,7 @@ impl Store {
     pub fn publish_kernel(
         &mut self,
         _guard: &ImagesGuard<'_>,
-        staged: Staged,
+        staged: Complete,
         new: &NewKernel,
     ) -> Result<KernelRecord, StoreError> {
         if self

@@ -27,7 +27,7 @@ pub use locks::{CreateGuard, Holder, ImagesGuard, Locks, VmGuard, WorkspaceGuard
 pub use operation_rows::{OperationRow, Outcome, wait_operation};
 pub use runtime_dir::private_dir;
 pub use schema::Store;
-pub use staging::{Staged, Trash, abandon_staging};
+pub use staging::{Complete, Staged, Trash, abandon_staging};
 pub use vm_rows::{NewVm, ShareUse, VmRow, VmSpec, VolumeUse};
 pub use workspace_rows::{WorkspaceRow, WorkspaceSpec};
 

@@ -82,11 +82,29 @@ impl Staged {
         &self.directory
     }
 
-    /// Makes the directory's own entries durable, then renames it. Files in it must be synced already.
-    pub(crate) fn publish(self, target: &Path) -> Result<(), StoreError> {
+    /// Makes the directory's own entries durable. Its files must be synced already.
+    ///
+    /// # Errors
+    /// When it cannot be synced.
+    pub fn complete(self) -> Result<Complete, StoreError> {
         sync_directory(&self.directory)?;
+        Ok(Complete(self))
+    }
+}
+
+/// A staged directory that is durable: nothing slow but the rename is left for whoever holds a lock.
+#[derive(Debug)]
+pub struct Complete(Staged);
+
+impl Complete {
+    /// See [`Staged::image_id`].
+    pub(crate) fn image_id(&self) -> &ImageId {
+        self.0.image_id()
+    }
+
+    fn publish(self, target: &Path) -> Result<(), StoreError> {
         point("staging.publish")
-            .and_then(|()| fs::rename(&self.directory, target))
+            .and_then(|()| fs::rename(&self.0.directory, target))
             .map_err(io_error("publish", target))?;
         passed("staging.published");
         if let Some(parent) = target.parent() {
@@ -227,7 +245,7 @@ impl Store {
     /// Renames staging to `target` and then writes its row. The caller holds the lock of the table.
     pub(crate) fn publish<T>(
         &mut self,
-        staged: Staged,
+        staged: Complete,
         target: &Path,
         insert: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {

@@ -12,7 +12,7 @@ use crate::image_rows::IMAGES;
 use crate::kernel_rows::KERNELS;
 use crate::look_up::Table;
 use crate::staging::move_to_trash;
-use crate::{CreateGuard, Staged, Store, StoreError, VmGuard, io_error, now_ms};
+use crate::{Complete, CreateGuard, Store, StoreError, VmGuard, io_error, now_ms};
 
 /// What was asked for, beyond identity. Fields are only added, with a default; those that a newer banger
 /// added are kept by an older one.
@@ -193,7 +193,7 @@ impl Store {
     pub fn publish_vm(
         &mut self,
         _guard: &CreateGuard<'_>,
-        staged: Staged,
+        staged: Complete,
         new: &NewVm,
     ) -> Result<VmRow, StoreError> {
         self.refuse_taken_vm_name(&new.name, &new.id)?;
@@ -362,7 +362,7 @@ mod tests {
         let image = store
             .publish_image(
                 &guard,
-                Staged::new(&context).unwrap(),
+                Staged::new(&context).unwrap().complete().unwrap(),
                 &new_image(1),
                 Some("i"),
             )
@@ -377,9 +377,17 @@ mod tests {
             modules: 0,
         };
         let kernel = store
-            .publish_kernel(&guard, Staged::new(&context).unwrap(), &new)
+            .publish_kernel(
+                &guard,
+                Staged::new(&context).unwrap().complete().unwrap(),
+                &new,
+            )
             .unwrap();
-        let again = store.publish_kernel(&guard, Staged::new(&context).unwrap(), &new);
+        let again = store.publish_kernel(
+            &guard,
+            Staged::new(&context).unwrap().complete().unwrap(),
+            &new,
+        );
         assert!(matches!(again, Err(StoreError::NameTaken { .. })));
         drop(guard);
 
@@ -417,7 +425,7 @@ mod tests {
             },
         };
         let guard = locks.create().unwrap();
-        let staged = || Staged::new(&context).unwrap();
+        let staged = || Staged::new(&context).unwrap().complete().unwrap();
         let row = store.publish_vm(&guard, staged(), &new).unwrap();
         assert!(context.vm(&id).exists());
         assert_eq!(store.vm("dev").unwrap(), row);

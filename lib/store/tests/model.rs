@@ -106,7 +106,10 @@ fn kernel(store: &mut Store, locks: &mut Locks) -> KernelId {
     };
     let staged = Staged::new(store.context()).unwrap();
     let guard = locks.images().unwrap();
-    store.publish_kernel(&guard, staged, &new).unwrap().id
+    store
+        .publish_kernel(&guard, staged.complete().unwrap(), &new)
+        .unwrap()
+        .id
 }
 
 /// What a process is told to do.
@@ -148,7 +151,12 @@ fn serve(store: &mut Store, locks: &mut Locks, request: Request) -> Reply {
         Request::Publish { name } => {
             let staged = Staged::new(store.context()).unwrap();
             let guard = locks.images().unwrap();
-            let image = store.publish_image(&guard, staged, &new_image(), Some(&name));
+            let image = store.publish_image(
+                &guard,
+                staged.complete().unwrap(),
+                &new_image(),
+                Some(&name),
+            );
             Reply::Image(image.unwrap().id)
         }
         Request::Rename { image, name } => {
@@ -174,7 +182,11 @@ fn serve(store: &mut Store, locks: &mut Locks, request: Request) -> Reply {
         } => {
             let staged = Staged::new(store.context()).unwrap();
             let guard = locks.create().unwrap();
-            match store.publish_vm(&guard, staged, &new_vm(&name, &image, &kernel)) {
+            match store.publish_vm(
+                &guard,
+                staged.complete().unwrap(),
+                &new_vm(&name, &image, &kernel),
+            ) {
                 Ok(row) => Reply::Vm(row.id),
                 Err(StoreError::NameTaken { .. }) => Reply::Taken,
                 Err(error) => panic!("{error}"),
@@ -393,7 +405,7 @@ fn of_many_who_want_one_name_exactly_one_gets_it() {
     let guard = locks.images().unwrap();
     let staged = Staged::new(&context).unwrap();
     let image = store
-        .publish_image(&guard, staged, &new_image(), None)
+        .publish_image(&guard, staged.complete().unwrap(), &new_image(), None)
         .unwrap()
         .id;
     drop(guard);
@@ -410,7 +422,7 @@ fn of_many_who_want_one_name_exactly_one_gets_it() {
                             let guard = locks.create().unwrap();
                             match store.publish_vm(
                                 &guard,
-                                staged,
+                                staged.complete().unwrap(),
                                 &new_vm(&format!("vm{name}"), &image, &kernel),
                             ) {
                                 Ok(_) => true,

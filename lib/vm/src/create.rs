@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use banger_failpoint::point;
 use lib_model::{ByteSize, ImageRecord, KernelRecord, Publish, VmId, VmName};
-use lib_store::{FileLock, Locks, NewVm, Staged, Store, VmRow, VmSpec, VolumeUse};
+use lib_store::{Complete, FileLock, Locks, NewVm, Staged, Store, VmRow, VmSpec, VolumeUse};
 
 use crate::error::io_error;
 use crate::limits::Limits;
@@ -261,6 +261,7 @@ pub fn create(
     let disk = store.context().image_disk(&image.id);
     let owner = make_files(staged.path(), request, &disk)?;
     lib_ssh::host_key(staged.path(), &id)?;
+    let staged = staged.complete()?;
     let name = match &request.name {
         Some(name) => name.clone(),
         None => free_name(store)?,
@@ -336,7 +337,7 @@ fn volume_uses(wanted: &[VolumeRequest]) -> Vec<VolumeUse> {
 fn publish_row(
     store: &mut Store,
     locks: &mut Locks,
-    staged: Staged,
+    staged: Complete,
     any_name: bool,
     mut new: NewVm,
 ) -> Result<VmRow, VmError> {

@@ -183,7 +183,12 @@ fn vm(context: &Context, store: &mut Store, locks: &mut Locks) -> VmRow {
         kernel: None,
     };
     let image = store
-        .publish_image(&guard, Staged::new(context).unwrap(), &image, Some("i"))
+        .publish_image(
+            &guard,
+            Staged::new(context).unwrap().complete().unwrap(),
+            &image,
+            Some("i"),
+        )
         .unwrap();
     let kernel = NewKernel {
         name: KernelName::try_from("k").unwrap(),
@@ -195,7 +200,11 @@ fn vm(context: &Context, store: &mut Store, locks: &mut Locks) -> VmRow {
         modules: 0,
     };
     let kernel = store
-        .publish_kernel(&guard, Staged::new(context).unwrap(), &kernel)
+        .publish_kernel(
+            &guard,
+            Staged::new(context).unwrap().complete().unwrap(),
+            &kernel,
+        )
         .unwrap();
     drop(guard);
     let spec = serde_json::json!({
@@ -211,7 +220,11 @@ fn vm(context: &Context, store: &mut Store, locks: &mut Locks) -> VmRow {
     };
     let guard = locks.create().unwrap();
     store
-        .publish_vm(&guard, Staged::new(context).unwrap(), &new)
+        .publish_vm(
+            &guard,
+            Staged::new(context).unwrap().complete().unwrap(),
+            &new,
+        )
         .unwrap()
 }
 

@@ -389,7 +389,11 @@ fn an_image_that_a_vm_uses_stays() {
     };
     let staged = Staged::new(&place.context).unwrap();
     let kernel = store
-        .publish_kernel(&locks.images().unwrap(), staged, &kernel)
+        .publish_kernel(
+            &locks.images().unwrap(),
+            staged.complete().unwrap(),
+            &kernel,
+        )
         .unwrap();
     let spec = json!({"image_name": "used", "cpus": 1, "memory": 1, "disk": 1, "network": "none",
         "vmm": "qemu", "accel": "tcg"});
@@ -402,7 +406,7 @@ fn an_image_that_a_vm_uses_stays() {
     };
     let staged = Staged::new(store.context()).unwrap();
     store
-        .publish_vm(&locks.create().unwrap(), staged, &vm)
+        .publish_vm(&locks.create().unwrap(), staged.complete().unwrap(), &vm)
         .unwrap();
     let error = delete(&mut store, &mut locks, "used").unwrap_err();
     assert_eq!(error.to_string(), "the image `used` is in use by dev");
