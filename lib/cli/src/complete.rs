@@ -53,10 +53,12 @@ pub fn candidates(
     let Ok(Some(store)) = store else {
         return Vec::new();
     };
+    // clap would write the argument's usage anew for each that has none.
+    let tag = Some("names".into());
     names(&store)
         .unwrap_or_default()
         .into_iter()
         .filter(|name| name.starts_with(prefix))
-        .map(CompletionCandidate::new)
+        .map(|name| CompletionCandidate::new(name).tag(tag.clone()))
         .collect()
 }
