@@ -179,6 +179,8 @@ pub(crate) struct ListingDecoder {
     rest: Vec<u8>,
     /// Directories that have begun.
     begun: usize,
+    /// The last of them cannot be read.
+    missing: bool,
 }
 
 /// A piece of a listing.
@@ -212,6 +214,7 @@ impl ListingDecoder {
                 if self.begun > most {
                     return Err(TreeError::Protocol("more directories than were asked for"));
                 }
+                self.missing = false;
                 take(Piece::Directory)?;
                 at += 2;
                 continue;
@@ -219,7 +222,13 @@ impl ListingDecoder {
             if self.begun == 0 {
                 return Err(TreeError::Protocol("an entry of no directory"));
             }
+            if self.missing {
+                return Err(TreeError::Protocol(
+                    "more of a directory that cannot be read",
+                ));
+            }
             if word == MISSING {
+                self.missing = true;
                 take(Piece::Missing)?;
                 at += 2;
                 continue;

@@ -220,6 +220,10 @@ impl<S: Read + Write> Client<S> {
             loop {
                 let Frame { kind, payload } = self.frame()?;
                 match kind {
+                    // No limit would ever stop them.
+                    kind::LISTED if payload.is_empty() => {
+                        return Err(TreeError::Protocol("an empty part of a listing"));
+                    }
                     kind::LISTED => decoder.push(&payload, directories.len(), &mut take)?,
                     kind::DONE => break,
                     _ => return Err(TreeError::Protocol("an unexpected frame in a listing")),

@@ -27,7 +27,7 @@ const FLUSH_AT: usize = 64 * 1024;
 /// Where a hostile stream is cut off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Entries of all kinds.
+    /// Entries of all kinds, and what was left out.
     pub entries: u64,
     /// Bytes of content, without holes.
     pub bytes: u64,
@@ -78,6 +78,7 @@ pub struct Reader<R> {
     /// Length of the current file so far.
     length: u64,
     entries: u64,
+    problems: u64,
     bytes: u64,
 }
 
@@ -92,6 +93,7 @@ impl<R: Read> Reader<R> {
             in_file: false,
             length: 0,
             entries: 0,
+            problems: 0,
             bytes: 0,
         }
     }
@@ -116,7 +118,11 @@ impl<R: Read> Reader<R> {
                 Ok(Step::Leave)
             }
             DONE if self.depth == 0 => Ok(Step::Done),
-            PROBLEM => Ok(Step::Problem(self.words())),
+            PROBLEM => {
+                self.problems += 1;
+                self.within_limit()?;
+                Ok(Step::Problem(self.words()))
+            }
             ERROR => Err(TreeError::Peer(self.words())),
             _ => Err(TreeError::Protocol("an unexpected frame")),
         }
@@ -125,12 +131,7 @@ impl<R: Read> Reader<R> {
     fn entry(&mut self) -> Result<Entry> {
         let entry = Entry::decode(&self.payload)?;
         self.entries += 1;
-        if self.entries > self.limits.entries {
-            return Err(TreeError::Refused(format!(
-                "more than {} entries",
-                self.limits.entries
-            )));
-        }
+        self.within_limit()?;
         match entry.kind {
             Kind::Directory { .. } => {
                 self.depth += 1;
@@ -147,6 +148,16 @@ impl<R: Read> Reader<R> {
             Kind::Symlink { .. } | Kind::Hardlink { .. } | Kind::Fifo => {}
         }
         Ok(entry)
+    }
+
+    fn within_limit(&self) -> Result<()> {
+        match self.entries + self.problems > self.limits.entries {
+            true => Err(TreeError::Refused(format!(
+                "more than {} entries",
+                self.limits.entries
+            ))),
+            false => Ok(()),
+        }
     }
 
     /// The next piece of the file whose entry came last.
@@ -187,6 +198,10 @@ impl<R: Read> Reader<R> {
     }
 
     fn grow(&mut self, length: u64) -> Result<()> {
+        if length == 0 {
+            // No limit would ever stop them.
+            return Err(TreeError::Protocol("an empty piece of a file"));
+        }
         self.length = self
             .length
             .checked_add(length)

@@ -386,6 +386,18 @@ fn limits_stop_what_does_not_end() {
     };
     let error = limited(&many.0, entries).to_string();
     assert_eq!(error, "refused: more than 10 entries");
+    // Nor do what is left out, and pieces with nothing in them, go on for ever.
+    let mut excuses = hostile();
+    for _ in 0..20 {
+        excuses = excuses.raw(6, b"it is secret");
+    }
+    let error = limited(&excuses.0, entries).to_string();
+    assert_eq!(error, "refused: more than 10 entries");
+    for nothing in [(2, &b""[..]), (3, &[0; 8])] {
+        let file = hostile().entry(1, 5, b"endless", &[]);
+        let error = limited(&file.raw(nothing.0, nothing.1).0, Limits::default());
+        assert!(error.to_string().contains("empty piece"), "{error}");
+    }
 
     let mut deep = hostile();
     for _ in 0..=MAX_DEPTH {
