@@ -31,12 +31,19 @@ fn bad_moments_leave_nothing_half_made() {
     with_git(&sandbox);
     sandbox.sh(REPOSITORY).ok();
     sandbox
-        .sh("banger-vm create --quiet --network none --disk 128M --name v git")
+        .sh(
+            "git config --global user.name 'Ada A' && git config --global user.email ada@example.org && \
+             banger-vm create --quiet --network none --disk 128M --name v git",
+        )
         .ok();
+    // A VM that stays knows from its start on whose commits are made in it.
+    let name = exec(&sandbox, "git config --global user.name");
+    assert_eq!(name, "Ada A\n");
     interrupted_prepares(&sandbox);
     full_guest(&sandbox);
     interrupted_export(&sandbox);
     full_host(&sandbox);
+    no_room_for_a_copy(&sandbox);
 }
 
 fn exec(sandbox: &Sandbox, script: &str) -> String {
@@ -195,4 +202,23 @@ fn full_host(sandbox: &Sandbox) {
     sandbox
         .sh("banger-ws export v -o out.patch && grep -q noise out.patch")
         .ok();
+}
+
+/// A repository goes in past the host's disks: all places where a copy of it could lie meanwhile are too small.
+fn no_room_for_a_copy(sandbox: &Sandbox) {
+    sandbox
+        .sh("git init -q -b main big && cd big && head -c 6000000 /dev/urandom > noise && git add . && git commit -qm big")
+        .ok();
+    sandbox
+        .sh(
+            "export at=$(echo $PWD/store/vms/*/workspaces) && unshare -m sh -c '\
+             for place in $at /var/tmp /dev/shm; do mount -t tmpfs -o size=1m tmpfs $place; done && \
+             TMPDIR=$at exec banger-ws prepare --quiet --mode full v big'",
+        )
+        .ok();
+    let there = exec(
+        sandbox,
+        "cd /root/big; wc -c < noise; git fsck --no-dangling; git status --porcelain",
+    );
+    assert_eq!(there, "6000000\n");
 }

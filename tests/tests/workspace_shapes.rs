@@ -170,6 +170,9 @@ fn every_kind_of_repository_makes_its_round_in_a_vm() {
         exported.ok();
         if case.name == "lfs" {
             exported.says("look at M real.bin: filtered");
+            // The host's filter stands before a name, not only before what went in.
+            exported.says("look at A new.bin: filtered");
+            exported.says("git add --renormalize");
         }
     }
     assert!(!mark.exists(), "the guest's filter ran on the host");
@@ -191,6 +194,14 @@ fn every_kind_of_repository_makes_its_round_in_a_vm() {
             assert!(here.remove(path.as_bytes()).is_some(), "{name}: {path}");
         }
         assert!(here == there, "{name}: {}", difference(&here, &there));
+    }
+    // What the note says: then they are kept by Git LFS.
+    sandbox
+        .sh("git -C lfs.clone add new.bin && git -C lfs.clone add --renormalize real.bin")
+        .ok();
+    for file in ["real.bin", "new.bin"] {
+        let kept = sandbox.sh(&format!("git -C lfs.clone cat-file blob :{file}"));
+        assert!(kept.ok().starts_with("version "), "{kept}");
     }
 
     // A branch, with the guest's commit on the commit that was asked for; the files of a linked working tree.

@@ -44,6 +44,15 @@ fn a_repository_goes_in_and_a_reviewed_branch_comes_out() {
         (&true.into(), &true.into())
     );
     assert_eq!(prepared["sent_files"], 7);
+    // Where it came from, and from which commit.
+    let head = sandbox.sh("git -C app rev-parse HEAD");
+    assert_eq!(
+        (&prepared["source"], &prepared["base"]),
+        (
+            &sandbox.path("app").display().to_string().into(),
+            &head.ok().trim().into()
+        )
+    );
     let inside = sandbox.sh(
         "banger-vm exec v -- sh -c 'cd /root/app && git status --porcelain && git log --format=%s && cat src/one link && ls -A | wc -l && ./run.sh'",
     );
@@ -270,6 +279,14 @@ const EVIL: &str = r##"cd /root/app && git config user.name g && git config user
     ln -s ../../../etc up; ln -s /etc abs; printf new > "$(printf 'new\nline')"; rm -r 'odd dir'; ln -s /etc 'odd dir'
     printf 'clear\033[2J\n' > esc; chmod 755 binary; true"##;
 
+const BOMB: &str = r#"cat > /bin/git << 'END'
+#!/bin/sh
+case "$*" in
+    *pack-objects*) printf 'PACK\0\0\0\2\0\0\0\1\240\200\200\200\200\1'; head -c 1000 /dev/zero ;;
+    *) printf '%040d\n' 1 ;;
+esac
+END"#;
+
 #[test]
 fn a_hostile_guest_gets_nothing_run_or_written() {
     if skipped("vm") {
@@ -373,6 +390,8 @@ fn a_hostile_guest_gets_nothing_run_or_written() {
         ),
         ("printf '#!/bin/sh\nexec yes\n' > /bin/git; chmod 755 /bin/git; mv /usr/bin/git /usr/bin/git.real".into(), "where a line was asked for"),
         ("printf '#!/bin/sh\necho main\n' > /bin/git".into(), "no commit"),
+        // A pack whose one tree says that it is 4 GiB long.
+        (BOMB.into(), "an object of more than 512 MiB"),
     ] {
         guest(&format!("cd /root/app && rm -rf .git; {script}"));
         let exported = sandbox.sh("banger-ws export v --apply-to again");

@@ -107,7 +107,7 @@ pub enum Risk {
     Symlink,
     /// A symbolic link that leads out of the repository.
     SymlinkOut,
-    /// `.gitattributes`: chooses filters and drivers that git runs.
+    /// `.gitattributes`, `.lfsconfig`: choose filters and drivers that git runs, and whom they talk to.
     Attributes,
     /// `.gitmodules`: from where other repositories are fetched.
     Submodules,
@@ -115,7 +115,8 @@ pub enum Risk {
     Build,
     /// The name has characters that do not show, or that show as others.
     OddName,
-    /// The host's git keeps it by a filter, which was not applied to it.
+    /// The host's git keeps it in another way than a working tree has it (a filter, `ident`, another encoding), which
+    /// was not done to it.
     Filtered,
 }
 

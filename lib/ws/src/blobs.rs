@@ -15,7 +15,7 @@ use crate::error::{Result, WsError};
 use crate::fetch::{Fetched, TOO_MUCH, fetch};
 use crate::git::{RunningGit, Scratch};
 use crate::manifest::{EXECUTABLE, Kept, PLAIN, SYMLINK};
-use crate::repository::without_cr;
+use crate::scan::without_cr;
 
 /// A larger file keeps its line ends.
 const LONGEST_TEXT: u64 = 16 << 20;
@@ -98,7 +98,7 @@ pub(crate) fn import(
             lib_guest::Error::Tree(TreeError::Refused(words)) if words == TOO_MUCH => {
                 WsError::Limit {
                     what: format!("more than {most} bytes of changed files"),
-                    hint: "banger-ws … --max-size SIZE",
+                    hint: "banger-ws export --max-size SIZE …   (or diff)",
                 }
             }
             lib_guest::Error::Tree(TreeError::Refused(words)) => WsError::Refused(words),

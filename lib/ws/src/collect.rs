@@ -1,16 +1,14 @@
-//! What changed in the guest since the copy: the guest's files against the manifest, its commits, and both
-//! as objects in the scratch repository.
+//! What changed in the guest since the copy: the guest's files against the manifest, as objects in the scratch
+//! repository.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::os::fd::{AsFd, OwnedFd};
-use std::process::Stdio;
+use std::collections::{BTreeMap, BTreeSet};
 
-use lib_guest::{Directory, Error};
+use lib_guest::Directory;
 
 use crate::blobs::{self, Blob};
+use crate::commits::Commits;
 use crate::error::{Result, WsError};
 use crate::git::Scratch;
-use crate::guest_git::{GuestGit, Output, said};
 use crate::index::git_mode;
 use crate::manifest::{GITLINK, Kept, Manifest};
 use crate::request::Limits;
@@ -18,19 +16,6 @@ use crate::walk::{Walk, Walker, parent, shown};
 
 /// A tree that changes while it is read is read again so often.
 const TRIES: usize = 4;
-
-/// The commits that were made in the guest.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Commits {
-    /// The last of them.
-    pub(crate) tip: Option<String>,
-    /// How many.
-    pub(crate) count: u64,
-    /// Paths that they touch.
-    pub(crate) touched: HashSet<Vec<u8>>,
-    /// Why there are commits that are not kept.
-    pub(crate) lost: Option<String>,
-}
 
 /// The guest's side, compared.
 #[derive(Debug, Default)]
@@ -180,146 +165,4 @@ fn moved(before: &Walk, after: &Walk) -> Vec<Vec<u8>> {
         .filter(|path| !after.files.contains_key(*path));
     moved.extend(gone.cloned());
     moved
-}
-
-/// Gets the commits that were made on top of `base`, through `index-pack` (git-index-pack(1)) with its checks.
-///
-/// # Errors
-/// [`WsError::Git`] when objects are refused, [`WsError::Limit`] when there are too many; those of the
-/// connection.
-pub(crate) fn commits(
-    scratch: &Scratch,
-    guest: &GuestGit<'_>,
-    base: Option<&str>,
-    format: &str,
-    limits: Limits,
-) -> Result<Commits> {
-    let none = Commits::default();
-    let tip = match guest.line(&["rev-parse", "-q", "--verify", "HEAD^{commit}"]) {
-        Ok(tip) => tip,
-        // Somebody removed it.
-        Err(WsError::Guest(Error::Call(_))) => None,
-        Err(error) => return Err(error),
-    };
-    let Some(tip) = tip else {
-        return Ok(none);
-    };
-    if !is_object_name(&tip, format) {
-        return Err(WsError::Refused("the guest's HEAD is no commit".into()));
-    }
-    if base == Some(&tip) {
-        return Ok(none);
-    }
-    if !has(scratch, &tip)? {
-        fetch_pack(scratch, guest, &tip, base, limits)?;
-    }
-    let kind = scratch.call("cat-file").args(["-t", &tip]).line()?;
-    if kind != "commit" {
-        return Err(WsError::Refused("the guest's HEAD is no commit".into()));
-    }
-    let exclude = base.map(|base| format!("^{base}"));
-    if let Some(base) = base {
-        let ancestor = scratch
-            .call("merge-base")
-            .args(["--is-ancestor", base, &tip]);
-        if let Err(WsError::Git { .. }) = ancestor.output() {
-            return Ok(Commits {
-                lost: Some(
-                    "the history in the VM was rewritten: its commits are not kept, their changes are"
-                        .into(),
-                ),
-                ..none
-            });
-        }
-    }
-    let count = scratch
-        .call("rev-list")
-        .args(["--count", &tip])
-        .args(exclude.iter())
-        .line()?;
-    let list = scratch
-        .call("rev-list")
-        .arg(&tip)
-        .args(exclude.iter())
-        .output()?;
-    let touched = scratch
-        .call("diff-tree")
-        .args([
-            "--stdin",
-            "-r",
-            "-m",
-            "-z",
-            "--root",
-            "--name-only",
-            "--no-commit-id",
-        ])
-        .output_of(&list)?;
-    Ok(Commits {
-        tip: Some(tip),
-        count: count.parse().unwrap_or(0),
-        touched: touched
-            .split(|byte| *byte == 0)
-            .filter(|path| !path.is_empty())
-            .map(<[u8]>::to_owned)
-            .collect(),
-        lost: None,
-    })
-}
-
-fn has(scratch: &Scratch, oid: &str) -> Result<bool> {
-    match scratch.call("cat-file").args(["-e", oid]).output() {
-        Ok(_) => Ok(true),
-        Err(WsError::Git { .. }) => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-fn is_object_name(text: &str, format: &str) -> bool {
-    let length = if format == "sha256" { 64 } else { 40 };
-    text.len() == length && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-}
-
-fn fetch_pack(
-    scratch: &Scratch,
-    guest: &GuestGit<'_>,
-    tip: &str,
-    base: Option<&str>,
-    limits: Limits,
-) -> Result<()> {
-    let exclude = base.map(|base| format!("^{base}\n")).unwrap_or_default();
-    let wanted = said(&format!("{tip}\n{exclude}")).map_err(|source| WsError::Io {
-        action: "make a pipe in",
-        path: scratch.path.clone(),
-        source,
-    })?;
-    let mut running = scratch
-        .call("index-pack")
-        .args(["--stdin", "--strict", "--fsck-objects", "--threads=1"])
-        .arg(format!("--max-input-size={}", limits.bytes))
-        .spawn(Stdio::null())?;
-    let pipe = running.stdin.take().map(OwnedFd::from);
-    let sink = pipe
-        .as_ref()
-        .map_or(Output::Null, |pipe| Output::Fd(pipe.as_fd()));
-    let arguments = ["pack-objects", "--revs", "--stdout", "-q"];
-    let ended = guest.run(&arguments, Some(wanted.as_fd()), sink);
-    drop(pipe);
-    let indexed = running.finish();
-    match (ended?, indexed) {
-        (_, Err(WsError::Git { words, .. })) if words.contains("maximum allowed size") => {
-            Err(WsError::Limit {
-                what: format!("more than {} bytes of commits", limits.bytes),
-                hint: "banger-ws … --max-size SIZE",
-            })
-        }
-        (_, Err(WsError::Git { words, .. })) => Err(WsError::Refused(format!(
-            "commits of the VM that git does not accept: {words}"
-        ))),
-        (_, Err(error)) => Err(error),
-        (ended, Ok(())) if ended.status != 0 => Err(WsError::Refused(format!(
-            "git in the VM ended with status {}: {}",
-            ended.status, ended.words
-        ))),
-        (_, Ok(())) => Ok(()),
-    }
 }

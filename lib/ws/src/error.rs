@@ -41,6 +41,12 @@ pub enum WsError {
         /// What is wrong.
         reason: String,
     },
+    /// The source is somebody else's, whose configuration git does not take.
+    #[error("{} belongs to another user, and git trusts only your own repositories", path.display())]
+    NotYours {
+        /// What was given.
+        path: PathBuf,
+    },
     /// A request that cannot be served.
     #[error("{what}")]
     Usage {
@@ -194,7 +200,9 @@ impl From<lib_guest::Error> for WsError {
 impl Diagnose for WsError {
     fn exit(&self) -> Exit {
         match self {
-            WsError::Usage { .. } | WsError::NoRepository { .. } => Exit::Usage,
+            WsError::Usage { .. } | WsError::NoRepository { .. } | WsError::NotYours { .. } => {
+                Exit::Usage
+            }
             WsError::Store(error) => error.exit(),
             WsError::Vm(error) => error.exit(),
             _ => Exit::Failed,
@@ -208,6 +216,11 @@ impl Diagnose for WsError {
             WsError::NoRepository { .. } => {
                 Some("git init, or name a directory of a repository".into())
             }
+            // git-config(1), safe.directory.
+            WsError::NotYours { path } => Some(format!(
+                "git config --global --add safe.directory {}   (if you trust who owns it)",
+                path.display()
+            )),
             WsError::Usage { hint, .. }
             | WsError::Incomplete { hint, .. }
             | WsError::Conflict { hint, .. }

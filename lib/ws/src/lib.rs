@@ -5,8 +5,10 @@
 //! reviewed is what has the hash, and nothing else is applied. Who calls holds no lock: each verb takes
 //! `ws[id]` of the VM for as long as files move, and `vm[id]` never together with it.
 
+mod apply;
 mod blobs;
 mod collect;
+mod commits;
 mod error;
 mod export;
 mod fetch;
@@ -25,11 +27,14 @@ mod repository;
 mod request;
 mod review;
 mod risk;
+mod rules;
+mod scan;
 mod stale;
 mod walk;
 
+pub use apply::apply;
 pub use error::{Result, WsError};
-pub use export::{apply, head, look, review, reviewed, status};
+pub use export::{head, look, review, reviewed, status};
 pub use files::{Files, FilesError};
 pub use identity::{Identity, Told, introduce};
 pub use ignored::Ignored;

@@ -15,7 +15,8 @@ use lib_model::Progress;
 use crate::error::{Result, WsError};
 use crate::git::Git;
 use crate::manifest::{EXECUTABLE, GITLINK, SYMLINK};
-use crate::repository::{Repository, Scan, Seen, batch_size};
+use crate::repository::Repository;
+use crate::scan::{Scan, Seen, batch_size};
 use crate::walk::shown;
 
 /// Size and time of each file that was sent.
@@ -183,7 +184,7 @@ pub(crate) fn worktree(
         {
             continue;
         }
-        let file = repository.top.join(crate::repository::os(path));
+        let file = repository.top.join(crate::scan::os(path));
         match (scan.seen.get(path), Seen::look(&file)) {
             (Some(before), Some(after)) if *before == after => {
                 sent.insert(path.clone(), (after.size(), after.mtime()));

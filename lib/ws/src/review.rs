@@ -1,11 +1,12 @@
 //! A review: the changes of a workspace as trees, a patch, a list with risks, and the hash that stands for
 //! them. Kept in the workspace's directory, so that exactly this can be applied later.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 
 use lib_model::{ChangeRecord, ChangeStatus, ExportRecord, Risk, SCHEMA};
 use lib_store::{VmRow, WorkspaceRow};
@@ -15,7 +16,7 @@ use sha2::{Digest, Sha256};
 use crate::collect::Collected;
 use crate::error::{Result, WsError};
 use crate::git::Scratch;
-use crate::manifest::{Kept, Manifest, Root, SYMLINK, write_durably};
+use crate::manifest::{Kept, Manifest, Root, write_durably};
 use crate::risk::risks;
 use crate::walk::shown;
 
@@ -64,6 +65,18 @@ pub struct Review {
     /// Where everything is; not stored.
     #[serde(skip)]
     pub(crate) directory: PathBuf,
+    #[serde(skip)]
+    held: Held,
+}
+
+/// The patch, open since `ws[id]` was held: a later review takes its name, not its content.
+#[derive(Debug, Clone, Default)]
+struct Held(Option<Arc<File>>);
+
+impl PartialEq for Held {
+    fn eq(&self, _: &Held) -> bool {
+        true
+    }
 }
 
 impl Review {
@@ -72,13 +85,29 @@ impl Review {
         self.changes.is_empty() && self.record.commits == 0
     }
 
-    /// The patch, as `git apply` takes it; empty when nothing changed.
+    /// The patch, as `git apply` takes it, from its beginning; empty when nothing changed. It is the one that has the
+    /// hash, whatever was reviewed since.
     ///
     /// # Errors
     /// When it cannot be opened.
     pub fn patch(&self) -> Result<File> {
         let path = self.patch_path();
-        File::open(&path).map_err(WsError::io("open", &path))
+        let opened = match &self.held.0 {
+            Some(held) => held.try_clone().and_then(|mut held| {
+                held.rewind()?;
+                Ok(held)
+            }),
+            None => File::open(&path),
+        };
+        opened.map_err(WsError::io("open", &path))
+    }
+
+    /// Keeps the patch open, while `ws[id]` is held.
+    pub(crate) fn hold(&mut self) -> Result<()> {
+        let path = self.patch_path();
+        let file = File::open(&path).map_err(WsError::io("open", &path))?;
+        self.held = Held(Some(Arc::new(file)));
+        Ok(())
     }
 
     pub(crate) fn patch_path(&self) -> PathBuf {
@@ -125,6 +154,7 @@ pub(crate) fn make(
     directory: &Path,
     manifest: &Manifest,
     collected: &Collected,
+    filtered: &HashSet<Vec<u8>>,
     (vm, row): (&VmRow, &WorkspaceRow),
 ) -> Result<Review> {
     let mut sides = Vec::new();
@@ -158,12 +188,13 @@ pub(crate) fn make(
         changes: Vec::new(),
         refused: collected.refused.clone(),
         directory: directory.to_owned(),
+        held: Held::default(),
     };
     let new = review.new_patch();
     // Both are git's work for a while, and there is more than one processor.
     let (patched, changes) = std::thread::scope(|scope| {
         let patched = scope.spawn(|| write_patch(scratch, &review, &new));
-        let changes = changes(scratch, manifest, &review, collected);
+        let changes = changes(scratch, manifest, &review, (collected, filtered));
         (patched.join(), changes)
     });
     patched.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
@@ -315,7 +346,7 @@ fn changes(
     scratch: &Scratch,
     manifest: &Manifest,
     review: &Review,
-    collected: &Collected,
+    (collected, filtered): (&Collected, &HashSet<Vec<u8>>),
 ) -> Result<Vec<ChangeRecord>> {
     let mut changes = Vec::new();
     for sides in &review.sides {
@@ -332,22 +363,17 @@ fn changes(
         for raw in raw(&diff("--raw")?) {
             let whole = |path: &[u8]| [&sides.root.prefix, path].concat();
             let path = whole(&raw.path);
-            let target = match raw.new_mode {
-                SYMLINK => Some(
-                    scratch
-                        .call("cat-file")
-                        .args(["blob", &raw.new_oid])
-                        .output()?,
-                ),
-                _ => None,
-            };
+            // What is a link now came from the guest.
+            let came = collected.changed.get(&path);
+            let target = came.and_then(|blob| blob.target.as_deref());
             let mut found = match raw.status {
                 // What is gone runs no more, but what it kept from running may.
                 ChangeStatus::Deleted => risks(&path, 0, raw.old_mode, None),
-                _ => risks(&path, raw.new_mode, raw.old_mode, target.as_deref()),
+                _ => risks(&path, raw.new_mode, raw.old_mode, target),
             };
             let kept = manifest.items.get(&path).map(|item| item.kept);
-            if kept == Some(Kept::Filtered) && raw.status != ChangeStatus::Deleted {
+            let raw_bytes = kept == Some(Kept::Filtered) || filtered.contains(&path);
+            if raw_bytes && raw.status != ChangeStatus::Deleted {
                 found.push(Risk::Filtered);
             }
             let (added, removed) = lines.get(&raw.path).copied().unwrap_or_default();
@@ -398,7 +424,6 @@ fn text(path: &[u8]) -> String {
 struct Raw {
     old_mode: u32,
     new_mode: u32,
-    new_oid: String,
     status: ChangeStatus,
     path: Vec<u8>,
     from: Option<Vec<u8>>,
@@ -416,7 +441,7 @@ fn raw(output: &[u8]) -> Vec<Raw> {
             continue;
         };
         let fields: Vec<&str> = head.split(' ').collect();
-        let &[old_mode, new_mode, _, new_oid, status] = &fields[..] else {
+        let &[old_mode, new_mode, _, _, status] = &fields[..] else {
             continue;
         };
         let Some(first) = words.next() else { break };
@@ -435,7 +460,6 @@ fn raw(output: &[u8]) -> Vec<Raw> {
         found.push(Raw {
             old_mode: mode(old_mode),
             new_mode: mode(new_mode),
-            new_oid: new_oid.to_owned(),
             status,
             path: path.to_owned(),
             from,

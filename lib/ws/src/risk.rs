@@ -2,6 +2,8 @@
 
 use lib_model::Risk;
 
+use crate::manifest::GITLINK;
+
 /// Directories whose files run in continuous integration, by their beginning.
 const CI_DIRECTORIES: [&str; 8] = [
     ".github/workflows/",
@@ -39,7 +41,7 @@ const HOOK_FILES: [&str; 5] = [
     ".overcommit.yml",
 ];
 /// What shells and editors run when they come by.
-const AUTORUN_FILES: [&str; 25] = [
+const AUTORUN_FILES: [&str; 27] = [
     ".bashrc",
     ".bash_profile",
     ".bash_login",
@@ -65,8 +67,11 @@ const AUTORUN_FILES: [&str; 25] = [
     ".vimrc",
     ".dir-locals.el",
     ".gdbinit",
+    ".lldbinit",
+    ".mcp.json",
 ];
-const AUTORUN_DIRECTORIES: [&str; 7] = [
+const AUTORUN_DIRECTORIES: [&str; 8] = [
+    ".cargo",
     ".vscode",
     ".idea",
     ".devcontainer",
@@ -76,7 +81,7 @@ const AUTORUN_DIRECTORIES: [&str; 7] = [
     ".cursor",
 ];
 /// What builds and package managers run or fetch by.
-const BUILD_FILES: [&str; 24] = [
+const BUILD_FILES: [&str; 31] = [
     "makefile",
     "gnumakefile",
     "justfile",
@@ -98,6 +103,13 @@ const BUILD_FILES: [&str; 24] = [
     "gemfile",
     "dockerfile",
     "containerfile",
+    "compose.yaml",
+    "docker-compose.yml",
+    "vagrantfile",
+    "tox.ini",
+    "noxfile.py",
+    "meson.build",
+    "rust-toolchain.toml",
     "flake.nix",
     "default.nix",
     "shell.nix",
@@ -135,13 +147,16 @@ pub(crate) fn risks(path: &[u8], new_mode: u32, old_mode: u32, target: Option<&[
         Risk::Autorun,
         within(&AUTORUN_DIRECTORIES)
             || AUTORUN_FILES.contains(&name)
-            || text == ".cargo/config.toml"
-            || text == ".cargo/config",
+            || text.ends_with(".code-workspace"),
     );
-    mark(Risk::Attributes, name == ".gitattributes");
+    // Git LFS asks the second one where to send files, and whose credentials to use.
+    mark(
+        Risk::Attributes,
+        name == ".gitattributes" || name == ".lfsconfig",
+    );
     mark(
         Risk::Submodules,
-        name == ".gitmodules" || new_mode == 0o160_000,
+        name == ".gitmodules" || GITLINK == new_mode || GITLINK == old_mode,
     );
     mark(
         Risk::Build,
@@ -211,6 +226,10 @@ mod tests {
             (".vscode/tasks.json", file, &[Autorun]),
             ("x/.gitattributes", file, &[Attributes]),
             (".gitmodules", file, &[Submodules]),
+            (".lfsconfig", file, &[Attributes]),
+            ("sub/.cargo/config.toml", file, &[Autorun]),
+            ("app.code-workspace", file, &[Autorun]),
+            ("dep", 0o160_000, &[Submodules]),
             ("Makefile", file, &[Build]),
             ("run.sh", 0o100_755, &[Executable]),
             ("a\nb", file, &[OddName]),

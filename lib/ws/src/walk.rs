@@ -2,25 +2,27 @@
 //! directories are never entered. The guest lists and sends; what counts is decided here.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 use banger_tree::{Listed, Piece, TreeError};
-use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use lib_guest::Directory;
 
 use crate::error::{Result, WsError};
 use crate::fetch::{Fetched, fetch};
-use crate::manifest::Manifest;
+use crate::manifest::{GITLINK, Manifest};
 use crate::request::Limits;
+use crate::rules::Rules;
 
 /// A longer `.gitignore` is not read.
 const LONGEST_IGNORE: u64 = 1 << 20;
 /// Directories that are listed at once: what was listed is held until it was looked at.
 const AT_ONCE: usize = 64;
 /// Longest path that is taken, in bytes (PATH_MAX of Linux).
-const LONGEST_PATH: usize = 4095;
+pub(crate) const LONGEST_PATH: usize = 4095;
+/// So long paths may be on average, in bytes, when there are as many as may be: they are held all together.
+pub(crate) const AVERAGE_PATH: u64 = 256;
+/// Why a listing is left, as an error of the stream.
+const TOO_MANY: &str = "entries";
+const TOO_LONG: &str = "paths";
 
 /// Files that the guest has and that count.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -99,15 +101,16 @@ pub(crate) struct Walker<'a> {
 
 struct State<'a> {
     walk: Walk,
-    /// Matchers by the directory of their `.gitignore`; the excludes of the host's under `None`.
-    rules: HashMap<Vec<u8>, Gitignore>,
-    excludes: Gitignore,
-    include: Option<Gitignore>,
+    rules: Rules,
     manifest: Option<&'a Manifest>,
     tracked: &'a HashSet<Vec<u8>>,
     tracked_directories: HashSet<Vec<u8>>,
     submodules: HashSet<Vec<u8>>,
+    /// Submodules of which nothing went in: empty directories.
+    empty_submodules: HashSet<Vec<u8>>,
     entries: u64,
+    /// Bytes of the paths of all entries.
+    paths: u64,
 }
 
 /// A directory to list.
@@ -181,7 +184,7 @@ impl Walker<'_> {
                     .collect();
                 let texts = read_small(directory, &ignores, LONGEST_IGNORE)?;
                 for (path, text) in texts {
-                    state.rules.insert(parent(&path), matcher(&text));
+                    state.rules.add(parent(&path), &text)?;
                     state.walk.ignores.insert(parent(&path), text);
                 }
                 for (level, entries) in levels.iter().zip(listed) {
@@ -195,14 +198,17 @@ impl Walker<'_> {
 
     fn state(&self) -> State<'_> {
         let mut submodules = HashSet::new();
-        let mut excludes = Gitignore::empty();
+        let mut empty_submodules = HashSet::new();
         let mut tracked: Vec<&Vec<u8>> = self.tracked.iter().collect();
         if let Some(manifest) = self.manifest {
             let items = manifest.items.iter();
             tracked.extend(items.filter(|(_, item)| !item.absent).map(|(path, _)| path));
             let inner = manifest.roots.iter().skip(1);
             submodules.extend(inner.map(|root| root.prefix[..root.prefix.len() - 1].to_owned()));
-            excludes = matcher(&manifest.excludes);
+            let links = manifest.items.iter();
+            let links =
+                links.filter(|(path, item)| item.mode == GITLINK && !submodules.contains(*path));
+            empty_submodules.extend(links.map(|(path, _)| path.clone()));
         }
         let mut tracked_directories = HashSet::new();
         for path in tracked {
@@ -214,17 +220,17 @@ impl Walker<'_> {
                 }
             }
         }
-        let include = self.include_ignored.join("\n");
+        let excludes = self.manifest.map(|manifest| &manifest.excludes[..]);
         State {
             walk: Walk::default(),
-            rules: HashMap::new(),
-            excludes,
-            include: (!include.is_empty()).then(|| matcher(include.as_bytes())),
+            rules: Rules::new(excludes.unwrap_or_default(), self.include_ignored),
             manifest: self.manifest,
             tracked: self.tracked,
             tracked_directories,
             submodules,
+            empty_submodules,
             entries: 0,
+            paths: 0,
         }
     }
 
@@ -243,9 +249,15 @@ impl Walker<'_> {
                 Piece::Directory => all.push(BTreeMap::new()),
                 Piece::Missing => missing.push(all.len().saturating_sub(1)),
                 Piece::Entry(name, listed) => {
+                    let above = levels.get(all.len().saturating_sub(1));
+                    let above = above.map_or(0, |level| level.path.len() + 1);
                     state.entries += 1;
+                    state.paths += (above + name.as_bytes().len()) as u64;
                     if state.entries > self.limits.entries {
-                        return Err(TreeError::Refused("entries".into()));
+                        return Err(TreeError::Refused(TOO_MANY.into()));
+                    }
+                    if state.paths > self.limits.entries.saturating_mul(AVERAGE_PATH) {
+                        return Err(TreeError::Refused(TOO_LONG.into()));
                     }
                     let last = all.last_mut();
                     let twice = last.is_some_and(|entries| {
@@ -259,9 +271,18 @@ impl Walker<'_> {
             Ok(())
         });
         match listed {
-            Err(lib_guest::Error::Tree(TreeError::Refused(words))) if words == "entries" => {
+            Err(lib_guest::Error::Tree(TreeError::Refused(words))) if words == TOO_MANY => {
                 return Err(WsError::Limit {
                     what: format!("more than {} files and directories", self.limits.entries),
+                    hint: "add what is generated to .gitignore",
+                });
+            }
+            Err(lib_guest::Error::Tree(TreeError::Refused(words))) if words == TOO_LONG => {
+                return Err(WsError::Limit {
+                    what: format!(
+                        "more than {} bytes of paths",
+                        self.limits.entries.saturating_mul(AVERAGE_PATH)
+                    ),
                     hint: "add what is generated to .gitignore",
                 });
             }
@@ -319,13 +340,22 @@ impl State<'_> {
             }
             return;
         }
+        if self.empty_submodules.contains(&level.path) && !entries.is_empty() {
+            // To the repository around it, there is nothing but a commit's name.
+            let shown = shown(&level.path);
+            self.walk.odd.insert(level.path.clone());
+            self.walk
+                .left_out
+                .push(format!("{shown}/: a submodule of which nothing was copied"));
+            return;
+        }
         for (name, listed) in entries {
             if name == b".git" {
                 // The workspace's own, or a submodule's: nothing of it is ever taken.
                 continue;
             }
             let path = join(&level.path, &name);
-            let ignored = level.ignored || self.is_ignored(&path, listed.is_directory());
+            let ignored = level.ignored || self.rules.is_ignored(&path, listed.is_directory());
             if is_dot_git(&name) || path.len() > LONGEST_PATH {
                 if !ignored {
                     let shown = shown(&path);
@@ -337,8 +367,9 @@ impl State<'_> {
                 continue;
             }
             if listed.is_directory() {
-                let enter =
-                    !ignored || self.include.is_some() || self.tracked_directories.contains(&path);
+                let enter = !ignored
+                    || self.rules.include_any()
+                    || self.tracked_directories.contains(&path);
                 if enter {
                     self.walk.directories.insert(path.clone(), listed);
                     let listed = Some(listed);
@@ -348,7 +379,7 @@ impl State<'_> {
                         ignored,
                     });
                 }
-            } else if ignored && !self.is_tracked(&path) && !self.is_included(&path) {
+            } else if ignored && !self.is_tracked(&path) && !self.rules.is_included(&path) {
             } else if listed.is_file() || listed.is_symlink() {
                 self.walk.files.insert(path, listed);
             } else {
@@ -360,40 +391,6 @@ impl State<'_> {
             }
         }
     }
-
-    /// The deepest `.gitignore` with a say decides; then the host's own excludes (gitignore(5)).
-    fn is_ignored(&self, path: &[u8], is_directory: bool) -> bool {
-        let mut parent = path;
-        while let Some(slash) = parent.iter().rposition(|byte| *byte == b'/') {
-            parent = &parent[..slash];
-            if let Some(rules) = self.rules.get(parent) {
-                let relative = &path[slash + 1..];
-                let found = rules.matched(os(relative), is_directory);
-                if !found.is_none() {
-                    return found.is_ignore();
-                }
-            }
-        }
-        if let Some(rules) = self.rules.get(&b""[..]) {
-            let found = rules.matched(os(path), is_directory);
-            if !found.is_none() {
-                return found.is_ignore();
-            }
-        }
-        self.excludes.matched(os(path), is_directory).is_ignore()
-    }
-
-    fn is_included(&self, path: &[u8]) -> bool {
-        self.include.as_ref().is_some_and(|include| {
-            include
-                .matched_path_or_any_parents(os(path), false)
-                .is_ignore()
-        })
-    }
-}
-
-fn os(path: &[u8]) -> &Path {
-    Path::new(OsStr::from_bytes(path))
 }
 
 /// For people.
@@ -416,18 +413,6 @@ pub(crate) fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
         [] => name.to_owned(),
         _ => [directory, name].join(&b'/'),
     }
-}
-
-/// The rules of a file of patterns; lines that are none are left out, as git does.
-fn matcher(text: &[u8]) -> Gitignore {
-    let mut builder = GitignoreBuilder::new("");
-    for line in text.split(|byte| *byte == b'\n') {
-        // Patterns of bytes that are no UTF-8 match nothing that we know of.
-        if let Ok(line) = std::str::from_utf8(line) {
-            let _ = builder.add_line(None, line.trim_end_matches('\r'));
-        }
-    }
-    builder.build().unwrap_or_else(|_| Gitignore::empty())
 }
 
 /// Names that some file system, or git for one, takes for `.git`: by case, by NTFS's short names and
@@ -508,40 +493,6 @@ mod tests {
             "\u{200c}",
         ] {
             assert!(!is_dot_git(name.as_bytes()), "{name}");
-        }
-    }
-
-    #[test]
-    fn the_deepest_gitignore_decides() {
-        let tracked = HashSet::new();
-        let walker = Walker {
-            manifest: None,
-            tracked: &tracked,
-            include_ignored: &[],
-            limits: Limits::default(),
-        };
-        let mut state = walker.state();
-        state.excludes = matcher(b"*.swp\n");
-        state
-            .rules
-            .insert(b"".to_vec(), matcher(b"/top\n*.o\nbuild/\n# a comment\n"));
-        state.rules.insert(b"a".to_vec(), matcher(b"!keep.o\n"));
-        for (path, directory, ignored) in [
-            ("top", false, true),
-            ("a/top", false, false),
-            ("x.o", false, true),
-            ("a/x.o", false, true),
-            ("a/keep.o", false, false),
-            ("a/b/keep.o", false, false),
-            ("build", true, true),
-            ("build", false, false),
-            ("a/.x.swp", false, true),
-        ] {
-            assert_eq!(
-                state.is_ignored(path.as_bytes(), directory),
-                ignored,
-                "{path}"
-            );
         }
     }
 }

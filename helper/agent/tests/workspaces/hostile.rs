@@ -211,6 +211,88 @@ fn what_is_too_much_is_not_taken() {
 }
 
 #[test]
+fn what_few_bytes_stand_for_is_counted() {
+    let mut rig = Rig::new();
+    let source = repository(&rig, "echo a > a");
+    let request = rig.request(&source);
+    rig.prepare(&request).unwrap();
+    let guest = rig.guest();
+    let few = Limits {
+        entries: 1000,
+        ..Limits::default()
+    };
+    // Five trees that are a hundred thousand paths, in a commit and never in a file.
+    sh(
+        &guest,
+        r#"blob=$(echo x | git hash-object -w --stdin)
+           tree=$(for i in $(seq 10); do printf "100644 blob $blob\t$i\n"; done | git mktree)
+           for level in 1 2 3 4; do tree=$(for i in $(seq 10); do printf "040000 tree $tree\t$i\n"; done | git mktree); done
+           git update-ref HEAD $(git commit-tree -p HEAD -m bomb $tree)"#,
+    );
+    let error = rig.review_within(few).unwrap_err();
+    assert!(
+        error.to_string().contains("more than 1000 paths"),
+        "{error}"
+    );
+    let hint = lib_model::Diagnose::hint(&error).unwrap();
+    assert!(hint.contains("git reset"), "{hint}");
+    sh(
+        &guest,
+        r#"git update-ref HEAD HEAD~1
+           for i in $(seq 1001); do
+               printf 'commit refs/heads/main\ncommitter c <c@example.org> 1 +0000\ndata 0\n'
+               [ $i != 1 ] || printf 'from refs/heads/main^0\n'
+           done | git fast-import --quiet"#,
+    );
+    let error = rig.review_within(few).unwrap_err();
+    assert!(error.to_string().contains("1000 commits"), "{error}");
+    sh(&guest, "git update-ref HEAD HEAD~1001");
+    assert!(rig.review_within(few).unwrap().is_empty());
+
+    // All paths are held at once, and so is what the rules of what is ignored become.
+    sh(
+        &guest,
+        r#"name=$(printf '%0250d' 0); p=.; for i in $(seq 15); do p=$p/$name; done
+           mkdir -p $p; for i in $(seq 100); do : > $p/$i; done"#,
+    );
+    let error = rig.review_within(few).unwrap_err();
+    assert!(error.to_string().contains("bytes of paths"), "{error}");
+    sh(
+        &guest,
+        "rm -r 0*; for i in $(seq 9); do mkdir d$i; head -c 1000000 /dev/zero | tr '\\0' '#' > d$i/.gitignore; done",
+    );
+    let error = rig.review_within(few).unwrap_err();
+    assert!(error.to_string().contains("8 MiB of .gitignore"), "{error}");
+    sh(&guest, "rm -r d*; seq 100000 > .gitignore");
+    let error = rig.review_within(few).unwrap_err();
+    assert!(error.to_string().contains("100000 lines"), "{error}");
+    sh(&guest, "rm .gitignore");
+    assert!(rig.review_within(few).unwrap().is_empty());
+}
+
+#[test]
+fn nothing_is_written_behind_a_link_of_the_hosts() {
+    let mut rig = Rig::new();
+    // What is ignored here does not go in, so the guest can have a directory in its place.
+    let source = repository(&rig, "echo /out > .gitignore; echo a > a");
+    sh(&source, "mkdir ../elsewhere; ln -s ../elsewhere out");
+    let request = files_only(&rig, &source);
+    rig.prepare(&request).unwrap();
+    sh(
+        &rig.guest(),
+        "echo b > a; echo > .gitignore; mkdir out; echo evil > out/evil",
+    );
+    assert_eq!(rig.review().unwrap().record.files, 3);
+    let error = rig.apply(&Target::Worktree).unwrap_err();
+    assert!(
+        matches!(&error, WsError::Unfit { words, .. } if words.contains("out/evil")),
+        "{error}"
+    );
+    assert!(!rig.path("elsewhere/evil").exists());
+    assert_eq!(fs::read_to_string(source.join("a")).unwrap(), "a\n");
+}
+
+#[test]
 fn a_tree_that_does_not_come_to_rest_is_an_error() {
     let mut rig = Rig::new();
     let source = repository(&rig, "echo a > a; echo b > b");
@@ -283,6 +365,7 @@ fn listed(name: &[u8], size: u64) -> Vec<u8> {
 
 const LISTED: u8 = 96;
 const NEXT: [u8; 2] = u16::MAX.to_le_bytes();
+const MISSING: [u8; 2] = (u16::MAX - 1).to_le_bytes();
 
 fn listing(stream: &mut UnixStream, entries: &[Vec<u8>]) {
     let bytes = [&NEXT[..], &entries.concat()].concat();
@@ -330,6 +413,13 @@ fn an_agent_that_lies_is_found_out() {
         format!("{error:?}").contains("more directories"),
         "{error:?}"
     );
+    // A directory that cannot be read, again and again; parts with nothing in them.
+    let error = against(|stream, _, _| {
+        let _ = frame::write(stream, LISTED, &[NEXT, MISSING, MISSING].concat());
+    });
+    assert!(format!("{error:?}").contains("cannot be read"), "{error:?}");
+    let error = against(|stream, _, _| while frame::write(stream, LISTED, &[]).is_ok() {});
+    assert!(format!("{error:?}").contains("an empty part"), "{error:?}");
     let error = against(|stream, _, _| {
         let _ = frame::write(stream, LISTED, &NEXT);
         for number in 0u64.. {
@@ -345,6 +435,49 @@ fn an_agent_that_lies_is_found_out() {
     );
 }
 
+/// What it says after it got the files can be as long, too.
+#[test]
+fn a_listing_that_does_not_end_ends_a_copy() {
+    let idle = Command::new("/bin/sleep").arg("600").spawn().unwrap();
+    let placing = AtomicBool::new(false);
+    let mut rig = Rig::with(
+        idle,
+        liar(move |stream, what, _| match what {
+            PLACE => placing.store(true, Ordering::SeqCst),
+            TREE_DONE => {
+                placing.store(false, Ordering::SeqCst);
+                let _ = frame::write(stream, kind::REPLY, &[0; 8]);
+            }
+            LIST if !placing.load(Ordering::SeqCst) => {
+                let many = listed(b"x", 1).repeat(1000);
+                let _ = frame::write(stream, LISTED, &NEXT);
+                while frame::write(stream, LISTED, &many).is_ok() {}
+            }
+            _ => {}
+        }),
+    );
+    let source = repository(&rig, "echo a > a");
+    let request = Prepare {
+        path: Some("/ws".into()),
+        ..files_only(&rig, &source)
+    };
+    let error = rig.prepare(&request).unwrap_err();
+    assert!(format!("{error:?}").contains("does not end"), "{error:?}");
+    assert!(rig.row().prepared_ms.is_none());
+}
+
+fn file_entry(name: banger_tree::Name, says: u64) -> banger_tree::Entry {
+    banger_tree::Entry {
+        name,
+        kind: banger_tree::Kind::File { size: says },
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        mtime: (0, 0),
+        xattrs: Vec::new(),
+    }
+}
+
 /// An entry of a tree, and pieces of content.
 fn tree_file(
     stream: &mut UnixStream,
@@ -356,16 +489,7 @@ fn tree_file(
         return;
     };
     let mut writer = banger_tree::Writer::new(stream);
-    let entry = banger_tree::Entry {
-        name,
-        kind: banger_tree::Kind::File { size: says },
-        mode: 0o644,
-        uid: 0,
-        gid: 0,
-        mtime: (0, 0),
-        xattrs: Vec::new(),
-    };
-    let _ = writer.entry(&entry);
+    let _ = writer.entry(&file_entry(name, says));
     for piece in pieces {
         if writer.data(&piece).is_err() {
             return;
@@ -375,6 +499,8 @@ fn tree_file(
 }
 
 const LIST: u8 = 1;
+const PLACE: u8 = 3;
+const TREE_DONE: u8 = 5;
 
 #[test]
 fn sizes_that_are_lies_are_found_out() {
@@ -399,6 +525,25 @@ fn sizes_that_are_lies_are_found_out() {
     assert!(matches!(error, WsError::Limit { .. }), "huge: {error}");
     let error = file(u64::MAX / 2, u64::MAX, b"a");
     assert!(matches!(error, WsError::Limit { .. }), "endless: {error}");
+    // Pieces with nothing in them, and excuses, without an end.
+    for (begin, nothing, words) in [
+        (true, [2, 0, 0, 0, 0], "empty piece"),
+        (false, [6, 0, 0, 0, 0], "entries"),
+    ] {
+        let error = against(move |stream, what, _| match what {
+            LIST => listing(stream, &[listed(b"a", 10)]),
+            _ => {
+                if begin {
+                    let name = banger_tree::Name::try_from(&b"a"[..]).unwrap();
+                    let mut writer = banger_tree::Writer::new(&mut *stream);
+                    writer.entry(&file_entry(name, 10)).unwrap();
+                    writer.flush().unwrap();
+                }
+                while stream.write_all(&nothing.repeat(1000)).is_ok() {}
+            }
+        });
+        assert!(format!("{error:?}").contains(words), "{error:?}");
+    }
     let error = file(1000, 1, b"other");
     assert!(
         error.to_string().contains("not asked for"),

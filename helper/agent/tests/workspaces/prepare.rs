@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
+use lib_model::Risk;
 use lib_ws::{Mode, Prepare, Target, WsError};
 
 use crate::rig::{Rig, clone_and_apply, repository, sh, tree};
@@ -151,13 +152,27 @@ fn submodules_and_filtered_files_go_as_the_working_tree_has_them() {
     assert!(rig.review().unwrap().is_empty());
     fs::write(guest.join("sub/deep"), "guest\n").unwrap();
     fs::write(guest.join("x.big"), "other\n").unwrap();
+    // One that is new here would go through the host's filter there.
+    fs::write(guest.join("sub/new.big"), "of no such repository\n").unwrap();
+    fs::write(guest.join("new.big"), "new\n").unwrap();
+    fs::write(guest.join("new.small"), "new\n").unwrap();
     let review = rig.review().unwrap();
     let risks: Vec<_> = review
         .changes
         .iter()
-        .map(|c| (c.path.as_str(), c.risks.len()))
+        .map(|c| (c.path.as_str(), &c.risks[..]))
         .collect();
-    assert_eq!(risks, [("x.big", 1), ("sub/deep", 0)]);
+    let (filtered, none): (&[Risk], &[Risk]) = (&[Risk::Filtered], &[]);
+    assert_eq!(
+        risks,
+        [
+            ("new.big", filtered),
+            ("new.small", none),
+            ("x.big", filtered),
+            ("sub/deep", none),
+            ("sub/new.big", none)
+        ]
+    );
     let error = rig.apply(&Target::Branch("b".into())).unwrap_err();
     assert!(error.to_string().contains("submodules"), "{error}");
     rig.apply(&Target::Worktree).unwrap();
@@ -293,4 +308,46 @@ fn a_guest_without_git_has_files_and_its_changes_come_out() {
     assert_eq!(tree(&clone), tree(&rig.guest()));
     rig.apply(&Target::Branch("out".into())).unwrap();
     assert_eq!(sh(&source, "git log --format=%an out"), "u\na\n");
+}
+
+#[test]
+fn a_submodule_that_is_not_there_stays_what_it_is() {
+    let mut rig = Rig::new();
+    let source = repository(
+        &rig,
+        "echo a > a; mkdir sub; git update-index --add --cacheinfo 160000,$(printf %040d 1),sub",
+    );
+    let request = rig.request(&source);
+    rig.prepare(&request).unwrap();
+    assert_eq!(sh(&rig.guest(), "git status --porcelain; ls"), "a\nsub\n");
+    assert!(rig.review().unwrap().is_empty());
+    // What is made there belongs to another repository, and does not take its place.
+    sh(&rig.guest(), "echo x > sub/file; echo b > a");
+    let review = rig.review().unwrap();
+    assert_eq!(review.record.files, 1, "{:?}", review.changes);
+    assert!(
+        review.record.left_out[0].starts_with("sub/: a submodule"),
+        "{:?}",
+        review.record.left_out
+    );
+    rig.apply(&Target::Branch("out".into())).unwrap();
+    let listed = sh(&source, "git ls-tree out");
+    assert!(listed.contains("160000 commit"), "{listed}");
+}
+
+#[test]
+fn nothing_of_a_repository_is_copied_on_the_way() {
+    let mut rig = Rig::new();
+    let source = repository(&rig, "head -c 4000000 /dev/urandom > large; echo a > a");
+    sh(&source, "echo b > a; git commit -qam second");
+    let request = Prepare {
+        mode: Mode::Full,
+        ..rig.request(&source)
+    };
+    let record = rig.prepare(&request).unwrap();
+    assert!(record.sent_bytes > 4_000_000, "{record:?}");
+    let row = rig.row();
+    let kept = rig.context.workspace(&row.vm, &row.id);
+    let bytes: u64 = sh(&kept, "du -sb . | cut -f 1").trim().parse().unwrap();
+    assert!(bytes < 100_000, "{bytes} bytes are kept on the host");
 }

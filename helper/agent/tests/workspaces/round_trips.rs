@@ -1,6 +1,7 @@
 //! prepare, change, export, apply on a clean clone: the clone is what the guest has.
 
 use std::fs;
+use std::io::Read;
 use std::path::Path;
 
 use lib_model::{ChangeStatus, Risk};
@@ -161,6 +162,20 @@ fn what_was_reviewed_is_what_is_applied() {
         matches!(error, lib_ws::WsError::OtherHash { .. }),
         "{error}"
     );
+
+    // Who was given a review has its patch, whatever is looked at after it.
+    let first = rig.review().unwrap();
+    fs::write(rig.guest().join("a"), "much later\n").unwrap();
+    let second = rig.review().unwrap();
+    for (review, line) in [
+        (&first, "+later\n"),
+        (&second, "+much later\n"),
+        (&first, "+later\n"),
+    ] {
+        let mut patch = String::new();
+        review.patch().unwrap().read_to_string(&mut patch).unwrap();
+        assert!(patch.ends_with(line), "{patch}");
+    }
 }
 
 #[test]

@@ -8,8 +8,8 @@ use std::process::Stdio;
 
 use banger_tree::Piece;
 
-use super::Preparation;
-use crate::collect::Commits;
+use super::{Preparation, endless};
+use crate::commits::Commits;
 use crate::error::{Result, WsError};
 use crate::git::Scratch;
 use crate::guest_git::Output;
@@ -20,6 +20,8 @@ use crate::request::Mode;
 
 /// Where a repository has its packs (gitrepository-layout(5)).
 const PACKS: &[u8] = b".git/objects/pack";
+/// A repository with more files there does not end.
+const MOST_PACKS: u32 = 100_000;
 
 impl Preparation<'_, '_> {
     /// The guest's branch is not moved away from its own commits.
@@ -132,12 +134,13 @@ impl Preparation<'_, '_> {
         // By a connection of its own, which no wish to end cuts off.
         let (path, user) = (self.row.path.as_bytes(), self.request.user.as_deref());
         let mut directory = self.guest.open_directory(path, user, false, None)?;
-        let mut found = BTreeSet::new();
+        let (mut found, mut left) = (BTreeSet::new(), MOST_PACKS);
         directory.list(&[PACKS.to_vec()], |piece| {
-            if let Piece::Entry(name, _) = piece
-                && name.as_bytes().starts_with(b"tmp_")
-            {
-                found.insert([PACKS, name.as_bytes()].join(&b'/'));
+            if let Piece::Entry(name, _) = piece {
+                left = left.checked_sub(1).ok_or_else(endless)?;
+                if name.as_bytes().starts_with(b"tmp_") {
+                    found.insert([PACKS, name.as_bytes()].join(&b'/'));
+                }
             }
             Ok(())
         })?;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::collect::Collected;
 use crate::manifest::{GITLINK, Manifest};
-use crate::repository::Scan;
+use crate::scan::Scan;
 use crate::walk::shown;
 
 /// What is to be done in the guest.
