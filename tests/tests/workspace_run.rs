@@ -77,7 +77,10 @@ fn a_command_that_changes_nothing_leaves_nothing() {
     ran.ok();
     assert_eq!(names(&sandbox), [] as [&str; 0]);
 
-    // What is not there is said before anything is made.
+    sandbox
+        .sh("git init -q theirs && mkdir theirs/in && chown -R 12345 theirs")
+        .ok();
+    // What is not there, or somebody else's, is said before anything is made.
     for (line, words, hint) in [
         (
             "busybox repo -- true",
@@ -86,6 +89,11 @@ fn a_command_that_changes_nothing_leaves_nothing() {
         ),
         ("busybox ./none -- true", "none", "git init"),
         ("busybox ./store -- true", "store", "git init"),
+        (
+            "busybox ./theirs/in -- true",
+            "theirs belongs to another user",
+            "safe.directory",
+        ),
         ("--export x busybox -- true", "needs a repository", "./repo"),
         (
             "--export . busybox ./repo -- true",
@@ -150,6 +158,8 @@ fn a_patch_is_on_the_disk_before_the_vm_goes() {
         "{RUN} --export out.patch busybox ./repo -- sh -c 'echo two >> a; chmod +x a; exit 9'"
     ));
     ran.exits(9).says("out.patch");
+    ran.says("look at M a: executable")
+        .says("1 file changed; sha256:");
     assert_eq!(applied(&sandbox, "out.patch"), "M  a\n");
     assert_eq!(names(&sandbox), [] as [&str; 0]);
 

@@ -166,6 +166,10 @@ pub(crate) struct ExportArgs {
 On a terminal the patch is shown in colour (unless NO_COLOR is set) by $PAGER, or less; characters that would
 drive the terminal, or hide something, are shown as what they are. In a pipe it is what `git apply` takes.
 
+What deserves a look is said first: hook, ci, autorun and build run by themselves; executable; symlink,
+symlink-out (leads out of the repository); attributes and submodules, by which git does things; odd-name;
+filtered (as the VM has it: what this host's git does to such files, as for Git LFS, is not done yet).
+
 Examples:
   banger-ws diff dev
   banger-ws diff --stat dev                  the files, and what deserves a look of its own")]

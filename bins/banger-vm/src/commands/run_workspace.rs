@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use lib_cli::{Failure, Session};
-use lib_model::Exit;
+use lib_model::{Exit, ExportRecord};
 use lib_store::{Locks, Store, VmRow, WorkspaceRow};
 use lib_vm::Interrupt;
 use lib_ws::{Limits, Prepare};
@@ -36,8 +36,8 @@ struct Export {
 pub(crate) enum Ended {
     /// Nothing that would be lost.
     Nothing,
-    /// So many files.
-    Changes(u64),
+    /// This, in words.
+    Changes(String),
     /// Nobody knows.
     Unknown(Failure),
     /// Changes that were to be written, and were not.
@@ -54,8 +54,7 @@ impl Ended {
     pub(crate) fn reason(&self) -> Option<String> {
         match self {
             Ended::Nothing => None,
-            Ended::Changes(1) => Some("1 file of the workspace changed".into()),
-            Ended::Changes(count) => Some(format!("{count} files of the workspace changed")),
+            Ended::Changes(words) => Some(words.clone()),
             Ended::Unknown(failure) => Some(format!(
                 "whether the workspace changed is not known ({})",
                 failure.parts().0.join(": ")
@@ -169,7 +168,7 @@ impl Checkout {
                 Ok(review) if review.is_empty() && review.record.left_out.is_empty() => {
                     Ended::Nothing
                 }
-                Ok(review) => Ended::Changes(review.record.files),
+                Ok(review) => Ended::Changes(left(&review.record)),
                 Err(error) => Ended::Unknown(error.into()),
             };
         };
@@ -180,6 +179,17 @@ impl Checkout {
             }
             Err(failure) => Ended::NotExported(failure),
         }
+    }
+}
+
+/// What there is to get.
+fn left(export: &ExportRecord) -> String {
+    match (export.files, export.commits) {
+        (0, 0) => "the workspace holds what is not exported".into(),
+        (0, 1) => "1 commit was made in the workspace".into(),
+        (0, commits) => format!("{commits} commits were made in the workspace"),
+        (1, _) => "1 file of the workspace changed".into(),
+        (files, _) => format!("{files} files of the workspace changed"),
     }
 }
 
@@ -217,16 +227,14 @@ impl Export {
         File::open(directory)
             .and_then(|directory| directory.sync_all())
             .map_err(failed)?;
+        lib_cli::explain_review(env.note, &review.changes, &review.record);
         match review.record.left_out.is_empty() && review.refused.is_empty() {
-            true => Ok(format!(
-                "{} changed files are in {shown}; {}",
-                review.record.files, review.record.hash
-            )),
+            true => Ok(format!("written to {shown}")),
             false => Err(Failure::new(
                 Exit::Failed,
                 format!(
                     "{shown} has not everything: {}",
-                    review.record.left_out.join("; ")
+                    lib_cli::listed(&review.record.left_out)
                 ),
             )),
         }

@@ -105,35 +105,8 @@ fn limits(selected: &Selected) -> Limits {
 
 /// For people: what deserves a look, what did not come, and the hash.
 fn explain(session: &Session, review: &Review) {
-    for change in review
-        .changes
-        .iter()
-        .filter(|change| !change.risks.is_empty())
-    {
-        let risks: Vec<&str> = change.risks.iter().map(|risk| risk.as_str()).collect();
-        session.note(&format!(
-            "look at {} {}: {}",
-            change.status.letter(),
-            change.path,
-            risks.join(", ")
-        ));
-    }
-    for words in &review.record.left_out {
-        session.note(&format!("not exported: {words}"));
-    }
-    let commits = match review.record.commits {
-        0 => String::new(),
-        1 => ", 1 commit".into(),
-        more => format!(", {more} commits"),
-    };
-    session.note(&format!(
-        "{} changed{commits}; {}",
-        match review.record.files {
-            1 => "1 file".to_owned(),
-            files => format!("{files} files"),
-        },
-        review.record.hash
-    ));
+    let note = |text: &str| session.note(text);
+    lib_cli::explain_review(&note, &review.changes, &review.record);
 }
 
 /// The failure that ends a command after everything else was done.
@@ -144,7 +117,7 @@ fn refused(review: &Review) -> Result<(), Failure> {
             Exit::Failed,
             format!(
                 "{count} paths of the VM were refused: {}",
-                review.refused.join("; ")
+                lib_cli::listed(&review.refused)
             ),
         )),
     }
