@@ -479,6 +479,39 @@ mod tests {
     }
 
     #[test]
+    fn a_small_stream_waits_for_at_most_a_window_of_each_large_one() {
+        let (mut host, mut guest) = pair();
+        let large: Vec<_> = (0..3).map(|port| host.open(port).unwrap()).collect();
+        let small = host.open(9).unwrap();
+        let piece = [0; MAX_DATA];
+        // The channel is slow: it takes less than they send, so what waits is as much as can.
+        for _ in 0..20 {
+            for id in &large {
+                while host.send(*id, &piece) > 0 {}
+            }
+            let bytes = host.output()[..1000].to_vec();
+            host.sent(bytes.len());
+            guest.receive(&bytes).unwrap();
+        }
+        let mut frames = 0;
+        while host.send(small, b"x") == 0 {
+            let bytes = host.output()[..1000].to_vec();
+            host.sent(bytes.len());
+            guest.receive(&bytes).unwrap();
+        }
+        pump(&mut host, &mut guest, 1000);
+        while let Some(event) = guest.next_event() {
+            match event {
+                Event::Data(id, _) if id == small => break,
+                Event::Data(..) => frames += 1,
+                _ => {}
+            }
+        }
+        assert!(frames <= 3 * WINDOW as usize / MAX_DATA, "{frames} frames");
+        assert!(host.streams() == 4 && frames > 0);
+    }
+
+    #[test]
     fn a_peer_that_ignores_its_credit_is_cut_off() {
         let (mut host, mut guest) = pair();
         let id = host.open(1).unwrap();
