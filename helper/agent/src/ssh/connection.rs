@@ -1,5 +1,6 @@
 //! One connection after the login: starts what its channels ask for.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use banger_wire::config::Process;
@@ -20,6 +21,8 @@ pub(super) struct Connection {
     pub(super) processes: Rc<Processes>,
     /// The image's own environment.
     pub(super) defaults: Process,
+    /// Forwarded connections that the client was offered, and that have not ended.
+    pub(super) offered: Cell<usize>,
 }
 
 impl Connection {
@@ -29,6 +32,7 @@ impl Connection {
             inputs,
             processes: Rc::default(),
             defaults,
+            offered: Cell::new(0),
         })
     }
 

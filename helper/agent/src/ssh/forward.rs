@@ -26,6 +26,10 @@ use super::resolve::resolve;
 
 /// As much is read at once.
 const CHUNK: usize = 32 * 1024;
+/// Connections on their way to the client at a time; more are closed at once.
+const MAX_OFFERED: usize = 200;
+/// Before connections are accepted again after that failed (no descriptors, no memory).
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// How long one address may take to answer.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -198,19 +202,18 @@ pub(super) async fn listen(
                     },
                     None => first.accept().await,
                 };
-                if let Ok((socket, from)) = accepted {
-                    let _ = socket.set_nodelay(true);
-                    spawn_local(offer(
-                        Rc::clone(&connection),
-                        origin.clone(),
-                        socket,
-                        Some(from),
-                    ));
+                match accepted {
+                    Ok((socket, from)) => {
+                        let _ = socket.set_nodelay(true);
+                        offer(&connection, &origin, socket, Some(from));
+                    }
+                    Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
                 }
             },
             Listener::Unix(listener, _) => loop {
-                if let Ok((socket, _)) = listener.accept().await {
-                    spawn_local(offer(Rc::clone(&connection), origin.clone(), socket, None));
+                match listener.accept().await {
+                    Ok((socket, _)) => offer(&connection, &origin, socket, None),
+                    Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
                 }
             },
         }
@@ -221,9 +224,27 @@ pub(super) async fn listen(
     }
 }
 
-/// Offers an accepted connection to the client.
-async fn offer(
-    connection: Rc<Connection>,
+/// Offers an accepted connection to the client, unless it has too many of them: anybody in the guest may connect.
+fn offer(
+    connection: &Rc<Connection>,
+    origin: &Origin,
+    socket: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    from: Option<SocketAddr>,
+) {
+    let offered = &connection.offered;
+    if offered.get() >= MAX_OFFERED {
+        return;
+    }
+    offered.set(offered.get() + 1);
+    let (connection, origin) = (Rc::clone(connection), origin.clone());
+    spawn_local(async move {
+        pass_on(&connection, origin, socket, from).await;
+        connection.offered.set(connection.offered.get() - 1);
+    });
+}
+
+async fn pass_on(
+    connection: &Connection,
     origin: Origin,
     socket: impl AsyncRead + AsyncWrite + Unpin,
     from: Option<SocketAddr>,
@@ -244,7 +265,7 @@ async fn offer(
     if let Ok(channel) = opened {
         let (_, channel) = channel.split();
         if let Some(inputs) = connection.inputs.receiver(channel.id()) {
-            relay(&connection, socket, channel, inputs).await;
+            relay(connection, socket, channel, inputs).await;
         }
     }
 }
