@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use nix::libc;
 
 use crate::role::{Role, role};
+use crate::worker;
 
 static CONSOLE: OnceLock<File> = OnceLock::new();
 
@@ -37,9 +38,16 @@ pub(crate) fn say(message: &str) {
     }
 }
 
-/// A panic of PID 1 would be a kernel panic: say why, and power off instead.
+/// A panic of PID 1 would be a kernel panic: say why, and power off instead. That of a worker ends its work only, and what
+/// it held stays where it is, for the program is not made to unwind.
 pub(crate) fn power_off_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
+        if worker::has_failed() {
+            say(&format!("bug: {panic}"));
+            loop {
+                std::thread::park();
+            }
+        }
         say(&format!("bug: {panic}; powering off"));
         power_off();
     }));

@@ -12,6 +12,7 @@ mod command;
 mod console;
 mod copy;
 mod exec;
+mod helper;
 mod image_file;
 mod init_signal;
 mod port;
@@ -29,6 +30,7 @@ mod stats;
 mod sys;
 mod tcp;
 mod watch;
+mod worker;
 mod workspace;
 
 use std::io::Write;
@@ -55,8 +57,7 @@ fn main() -> ExitCode {
         ["--version" | "-V"] => {
             writeln!(std::io::stdout(), "banger-agent {VERSION}").map_err(|error| error.to_string())
         }
-        // The agent starts itself like these, as the user of the copy or watch.
-        [copy::MODE] => return copy::helper(),
+        // The agent starts itself like these, as the user of the watch or workspace.
         [watch::MODE] => return watch::helper(),
         [workspace::MODE] => return workspace::helper(),
         [boot::BESIDE, config, initramfs, executed] => {

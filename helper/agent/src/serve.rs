@@ -22,6 +22,7 @@ use crate::channel::{Channel, ChannelError, Gone, Stream};
 use crate::port::Port;
 use crate::process::{Ended, Processes};
 use crate::spawn::spawn_on_console;
+use crate::worker::Workers;
 use crate::{
     account, clock, console, copy, exec, image_file, sockets, splice, ssh, stats, tcp, watch,
     workspace,
@@ -36,6 +37,8 @@ pub(crate) struct Agent {
     channel: Rc<Channel>,
     /// The commands.
     pub(crate) processes: Rc<Processes>,
+    /// The copies.
+    pub(crate) workers: Workers,
     defaults: Process,
     ssh: Option<ssh::Server>,
     events: RefCell<VecDeque<Event>>,
@@ -64,6 +67,7 @@ impl Agent {
             ssh,
             channel: Channel::new(),
             processes: Rc::default(),
+            workers: Workers::default(),
             defaults,
             events: RefCell::default(),
             events_changed: Notify::new(),
@@ -176,7 +180,7 @@ impl Agent {
         decoder: Decoder,
     ) -> Result<(), CallError> {
         let sent = match request {
-            Request::Exec(_) if self.stop.get().is_some() => {
+            Request::Exec(_) | Request::Copy(_) if self.stop.get().is_some() => {
                 return Err(CallError {
                     kind: CallErrorKind::Failed,
                     message: "the guest is shutting down".to_owned(),
@@ -186,7 +190,7 @@ impl Agent {
                 return exec::run(&command, &self.defaults, &self.processes, caller, decoder).await;
             }
             Request::Copy(what) => {
-                return copy::run(&what, &self.defaults, &self.processes, caller, decoder).await;
+                return copy::run(what, &self.defaults, &self.workers, caller, decoder).await;
             }
             Request::Watch(what) => {
                 let (defaults, processes) = (&self.defaults, &self.processes);

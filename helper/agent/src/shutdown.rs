@@ -27,6 +27,7 @@ const INIT_PAUSE: Duration = Duration::from_secs(1);
 /// systems that no path leads to any more.
 pub(crate) async fn run(agent: &Rc<Agent>, grace: Duration, disks: &[File]) {
     let deadline = Instant::now() + grace;
+    agent.workers.close();
     if role() == Role::Beside {
         end_by_init(agent, deadline).await;
         console::say("the image's init did not end the guest in time");
@@ -43,6 +44,9 @@ pub(crate) async fn run(agent: &Rc<Agent>, grace: Duration, disks: &[File]) {
         if timeout(KILL_GRACE, processes.all_gone()).await.is_err() {
             console::say("some processes did not end when killed");
         }
+    }
+    if timeout(KILL_GRACE, agent.workers.all_gone()).await.is_err() {
+        console::say("a copy did not end");
     }
     let _ = timeout(FLUSH_GRACE, agent.flushed()).await;
     if role() != Role::Test {

@@ -161,7 +161,7 @@ fn start<T>(
 }
 
 /// `None` when we are that user already, so that an unprivileged agent works in tests.
-fn credentials(account: &Account) -> Option<(Uid, Gid, Vec<Gid>)> {
+pub(crate) fn credentials(account: &Account) -> Option<(Uid, Gid, Vec<Gid>)> {
     let (uid, gid) = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
     if !nix::unistd::geteuid().is_root() && uid == nix::unistd::geteuid() {
         return None;
@@ -320,14 +320,14 @@ fn c_string(bytes: &[u8]) -> Result<CString, CallError> {
         .map_err(|_| bad_request("an argument, variable or path has a zero byte".to_owned()))
 }
 
-fn bad_request(message: String) -> CallError {
+pub(crate) fn bad_request(message: String) -> CallError {
     CallError {
         kind: CallErrorKind::BadRequest,
         message,
     }
 }
 
-fn failed(what: &str, error: &io::Error) -> CallError {
+pub(crate) fn failed(what: &str, error: &io::Error) -> CallError {
     CallError {
         kind: CallErrorKind::Failed,
         message: format!("the guest could not {what}: {error}"),

@@ -61,7 +61,7 @@ pub(crate) fn inherited_descriptor(number: RawFd) -> io::Result<OwnedFd> {
 /// Those of fork(2); a child that cannot execute itself ends at once.
 pub(crate) fn fork_self(arguments: &[String], keep: &[RawFd]) -> io::Result<Pid> {
     let arguments = c_strings(arguments)?;
-    // SAFETY: the agent has one thread, so the child may do whatever the parent may.
+    // SAFETY: at the boot the agent has one thread, so the child may do whatever the parent may.
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Parent { child } => Ok(child),
         ForkResult::Child => {
@@ -149,16 +149,82 @@ pub(crate) fn watch(descriptor: OwnedFd, interest: Interest) -> io::Result<Async
     Ok(unsafe { AsyncFd::register_with_interest(descriptor, interest) }?)
 }
 
-/// From here on this process interrupts nobody when it is woken (sched(7), `SCHED_BATCH`).
+/// From here on this thread runs when nobody else wants to (sched(7), `SCHED_IDLE`).
+///
+/// # Errors
+/// Those of sched_setscheduler(2).
+pub(crate) fn only_when_idle() -> io::Result<()> {
+    schedule(libc::SCHED_IDLE)
+}
+
+/// From here on this thread interrupts nobody when it is woken (sched(7), `SCHED_BATCH`).
 ///
 /// # Errors
 /// Those of sched_setscheduler(2).
 pub(crate) fn never_preempt() -> io::Result<()> {
+    schedule(libc::SCHED_BATCH)
+}
+
+fn schedule(policy: libc::c_int) -> io::Result<()> {
     let parameters = libc::sched_param { sched_priority: 0 };
-    // SAFETY: the pointer is to a live sched_param, and 0 is this process.
-    let set = unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters) };
+    // SAFETY: the pointer is to a live sched_param, and 0 is this thread.
+    let set = unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) };
     nix::errno::Errno::result(set)?;
     Ok(())
+}
+
+/// Gives the calling thread a user's rights, for good, and the working directory `/` and umask 022 for itself. The other
+/// threads keep theirs: glibc's own functions would change all of them (nptl(7)), the system calls do not.
+///
+/// # Errors
+/// Those of unshare(2), setgroups(2), setresgid(2), setresuid(2) and capset(2).
+pub(crate) fn take_rights(credentials: Option<&(Uid, Gid, Vec<Gid>)>) -> io::Result<()> {
+    // struct __user_cap_header_struct and two of __user_cap_data_struct (capset(2)).
+    const VERSION_3: u32 = 0x2008_0522;
+    let done = |result: libc::c_long| nix::errno::Errno::result(result);
+    // SAFETY: it takes a number; the directory and umask are nobody else's from here on.
+    done(unsafe { libc::unshare(libc::CLONE_FS) }.into())?;
+    nix::unistd::chdir("/")?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    let Some((uid, gid, groups)) = credentials else {
+        return Ok(());
+    };
+    let groups: Vec<libc::gid_t> = groups.iter().map(|gid| gid.as_raw()).collect();
+    let same = libc::uid_t::MAX;
+    // SAFETY: the kernel reads as many groups as there are; the others take numbers.
+    unsafe {
+        done(libc::syscall(
+            libc::SYS_setgroups,
+            groups.len(),
+            groups.as_ptr(),
+        ))?;
+        done(libc::syscall(libc::SYS_setresgid, same, gid.as_raw(), same))?;
+        done(libc::syscall(libc::SYS_setresuid, same, uid.as_raw(), same))?;
+    }
+    if !uid.is_root() {
+        let (header, none) = ([VERSION_3, 0], [0_u32; 6]);
+        // SAFETY: both are as long as version 3 says, and live.
+        done(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) })?;
+    }
+    Ok(())
+}
+
+/// Freed memory stays ours, up to 8 MiB, until [`free_kept_memory`]: to give it back and ask for it again with each batch
+/// of a copy costs more than the copy (mallopt(3)).
+pub(crate) fn keep_freed_memory() {
+    const KEPT: libc::c_int = 8 << 20;
+    const OWN_MAPPING: libc::c_int = 1 << 20;
+    // SAFETY: they take numbers.
+    unsafe {
+        libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, OWN_MAPPING);
+    }
+}
+
+/// Gives freed memory back to the kernel.
+pub(crate) fn free_kept_memory() {
+    // SAFETY: it takes a number.
+    unsafe { libc::malloc_trim(0) };
 }
 
 /// Sets a terminal's size; the kernel sends SIGWINCH to its foreground group.
@@ -174,6 +240,30 @@ pub(crate) fn resize(terminal: BorrowedFd<'_>, size: TerminalSize) -> io::Result
     };
     // SAFETY: the pointer is to a live winsize, which is what TIOCSWINSZ reads.
     unsafe { set_winsize(terminal.as_raw_fd(), &size) }?;
+    Ok(())
+}
+
+/// Brings up the loopback interface (netdevice(7)).
+///
+/// # Errors
+/// Those of socket(2) and ioctl(2).
+pub(crate) fn loopback_up() -> io::Result<()> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+    nix::ioctl_read_bad!(interface_flags, libc::SIOCGIFFLAGS, libc::ifreq);
+    nix::ioctl_write_ptr_bad!(set_interface_flags, libc::SIOCSIFFLAGS, libc::ifreq);
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, flags, None)?;
+    // SAFETY: all zeros are a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = from.cast_signed();
+    }
+    // SAFETY: the pointers are to a live ifreq, whose flags the kernel has filled in when they are read.
+    unsafe {
+        interface_flags(socket.as_raw_fd(), &raw mut request)?;
+        request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short;
+        set_interface_flags(socket.as_raw_fd(), &raw const request)?;
+    }
     Ok(())
 }
 
@@ -331,7 +421,7 @@ pub(crate) fn spawn(command: &mut Command, child: Child) -> Result<u32, (Stage, 
         Err(error)
     };
     // SAFETY: `prepare` makes system calls on values made before the fork and allocates only for
-    // execve; the agent has one thread, so no other can hold the allocator's lock.
+    // execve; glibc's fork leaves its allocator usable, whatever other threads did.
     unsafe { command.pre_exec(prepare) };
     match command.spawn() {
         Ok(process) => Ok(process.id()),

@@ -20,7 +20,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use self::dirty::Dirty;
 use self::tree::Tree;
 use crate::caller::Caller;
-use crate::copy;
+use crate::helper;
 use crate::process::Processes;
 
 /// The argument that selects the helper's mode.
@@ -46,7 +46,7 @@ pub(crate) async fn run(
 ) -> Result<(), CallError> {
     let call = serde_json::to_vec(what).unwrap_or_default();
     let user = what.user.as_deref();
-    copy::pass(MODE, user, &call, defaults, processes, caller, decoder).await
+    helper::pass(MODE, user, &call, defaults, processes, caller, decoder).await
 }
 
 /// The helper: standard input is the socket to the agent.

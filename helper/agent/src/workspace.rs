@@ -18,7 +18,7 @@ use nix::sys::stat::Mode;
 
 use crate::caller::Caller;
 use crate::process::Processes;
-use crate::{account, copy};
+use crate::{account, helper};
 
 /// The argument that selects the helper's mode.
 pub(crate) const MODE: &str = "workspace";
@@ -45,7 +45,7 @@ pub(crate) async fn run(
     }
     let call = serde_json::to_vec(&what).unwrap_or_default();
     let user = what.user.as_deref();
-    copy::pass(MODE, user, &call, defaults, processes, caller, decoder).await
+    helper::pass(MODE, user, &call, defaults, processes, caller, decoder).await
 }
 
 /// The helper: standard input is the socket to the agent, so it can write there, too.

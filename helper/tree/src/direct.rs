@@ -14,9 +14,11 @@ const LARGE: u64 = 16 << 20;
 /// Of addresses, offsets and lengths; no disk of a guest has larger blocks.
 const BLOCK: usize = 4096;
 /// Moved at once.
-const PIECE: usize = 1 << 20;
+const PIECE: usize = 2 << 20;
+/// A huge page: one piece of memory for the disk's driver, and not hundreds (admin-guide/mm/transhuge.rst).
+const HUGE_PAGE: usize = 2 << 20;
 
-/// A buffer at the address of a block.
+/// A buffer at the address of a block, in a huge page where the kernel gives one.
 #[derive(Debug)]
 struct Aligned {
     bytes: Vec<u8>,
@@ -25,8 +27,9 @@ struct Aligned {
 
 impl Aligned {
     fn new() -> Aligned {
-        let bytes = vec![0; PIECE + BLOCK];
-        let start = bytes.as_ptr().align_offset(BLOCK).min(BLOCK);
+        // What is not touched takes no memory.
+        let bytes = vec![0; PIECE + HUGE_PAGE];
+        let start = bytes.as_ptr().align_offset(HUGE_PAGE).min(HUGE_PAGE);
         Aligned { bytes, start }
     }
 
@@ -56,18 +59,28 @@ impl Target {
         }
     }
 
+    /// Where the next bytes belong, for [`Target::filled`]; none when they are to be written with [`Target::write`].
+    pub(crate) fn room(&mut self) -> Option<&mut [u8]> {
+        Some(&mut self.buffer.as_mut()?.piece()[self.held..])
+    }
+
+    /// Takes bytes that are in the room already.
+    pub(crate) fn filled(&mut self, count: usize) -> io::Result<()> {
+        self.held += count;
+        match self.held {
+            PIECE => self.flush(),
+            _ => Ok(()),
+        }
+    }
+
     pub(crate) fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        while let Some(buffer) = &mut self.buffer
+        while let Some(room) = self.room()
             && !bytes.is_empty()
         {
-            let room = &mut buffer.piece()[self.held..];
             let count = room.len().min(bytes.len());
             room[..count].copy_from_slice(&bytes[..count]);
-            self.held += count;
+            self.filled(count)?;
             bytes = &bytes[count..];
-            if self.held == PIECE {
-                self.flush()?;
-            }
         }
         self.file.write_all(bytes)
     }

@@ -307,18 +307,32 @@ impl Receiver<'_> {
         let mut target = Target::new(file, size, self.past_cache);
         let (mut length, mut hole_at_end) = (0u64, false);
         loop {
-            match reader.chunk()? {
-                Chunk::Data(bytes) => {
-                    if hole_at_end {
-                        target.skip_to(length).map_err(failed)?;
+            let chunk = match target.room() {
+                Some(room) => {
+                    let chunk = reader.chunk_into(room)?;
+                    if let Chunk::Data(count) = chunk {
+                        target.filled(count).map_err(failed)?;
                     }
-                    target.write(bytes).map_err(failed)?;
-                    length += bytes.len() as u64;
+                    chunk
+                }
+                None => match reader.chunk()? {
+                    Chunk::Data(bytes) => {
+                        target.write(bytes).map_err(failed)?;
+                        Chunk::Data(bytes.len())
+                    }
+                    Chunk::Hole(hole) => Chunk::Hole(hole),
+                    Chunk::End => Chunk::End,
+                },
+            };
+            match chunk {
+                Chunk::Data(count) => {
+                    length += count as u64;
                     hole_at_end = false;
-                    (self.progress)(bytes.len() as u64);
+                    (self.progress)(count as u64);
                 }
                 Chunk::Hole(hole) => {
                     length += hole;
+                    target.skip_to(length).map_err(failed)?;
                     hole_at_end = true;
                 }
                 Chunk::End => break,

@@ -56,11 +56,11 @@ pub enum Step {
     Done,
 }
 
-/// A piece of a file.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Chunk<'a> {
+/// A piece of a file, with its bytes or how many they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Chunk<D> {
     /// Bytes.
-    Data(&'a [u8]),
+    Data(D),
     /// So many zeros, which the sender does not store.
     Hole(u64),
     /// The end of the file.
@@ -75,6 +75,8 @@ pub struct Reader<R> {
     limits: Limits,
     depth: usize,
     in_file: bool,
+    /// Bytes of the current piece of content that were not read yet.
+    left: usize,
     /// Length of the current file so far.
     length: u64,
     entries: u64,
@@ -91,6 +93,7 @@ impl<R: Read> Reader<R> {
             limits,
             depth: 0,
             in_file: false,
+            left: 0,
             length: 0,
             entries: 0,
             problems: 0,
@@ -164,23 +167,60 @@ impl<R: Read> Reader<R> {
     ///
     /// # Errors
     /// As [`Reader::next_step`].
-    pub fn chunk(&mut self) -> Result<Chunk<'_>> {
+    pub fn chunk(&mut self) -> Result<Chunk<&[u8]>> {
+        match self.piece()? {
+            Chunk::Data(()) => {
+                self.payload.resize(self.left, 0);
+                self.left = 0;
+                self.input.read_exact(&mut self.payload).map_err(ended)?;
+                Ok(Chunk::Data(&self.payload))
+            }
+            Chunk::Hole(length) => Ok(Chunk::Hole(length)),
+            Chunk::End => Ok(Chunk::End),
+        }
+    }
+
+    /// As [`Reader::chunk`], with the bytes at the beginning of `room`, as many as fit.
+    ///
+    /// # Errors
+    /// As [`Reader::next_step`].
+    pub fn chunk_into(&mut self, room: &mut [u8]) -> Result<Chunk<usize>> {
+        match self.piece()? {
+            Chunk::Data(()) => {
+                let count = self.left.min(room.len());
+                self.left -= count;
+                let room = &mut room[..count];
+                self.input.read_exact(room).map_err(ended)?;
+                Ok(Chunk::Data(count))
+            }
+            Chunk::Hole(length) => Ok(Chunk::Hole(length)),
+            Chunk::End => Ok(Chunk::End),
+        }
+    }
+
+    /// What comes next in a file; of content, `left` bytes follow.
+    fn piece(&mut self) -> Result<Chunk<()>> {
         if !self.in_file {
             return Ok(Chunk::End);
         }
-        match self.frame()? {
-            DATA => {
-                let length = self.payload.len() as u64;
-                self.bytes += length;
-                if self.bytes > self.limits.bytes {
-                    return Err(TreeError::Refused(format!(
-                        "more than {} bytes of content",
-                        self.limits.bytes
-                    )));
-                }
-                self.grow(length)?;
-                Ok(Chunk::Data(&self.payload))
+        if self.left > 0 {
+            return Ok(Chunk::Data(()));
+        }
+        let (kind, length) = self.header()?;
+        if kind == DATA {
+            self.bytes += length as u64;
+            if self.bytes > self.limits.bytes {
+                return Err(TreeError::Refused(format!(
+                    "more than {} bytes of content",
+                    self.limits.bytes
+                )));
             }
+            self.grow(length as u64)?;
+            self.left = length;
+            return Ok(Chunk::Data(()));
+        }
+        self.payload(length)?;
+        match kind {
             HOLE => {
                 let length = <[u8; 8]>::try_from(&self.payload[..])
                     .map(u64::from_le_bytes)
@@ -213,15 +253,24 @@ impl<R: Read> Reader<R> {
     }
 
     fn frame(&mut self) -> Result<u8> {
+        let (kind, length) = self.header()?;
+        self.payload(length)?;
+        Ok(kind)
+    }
+
+    fn header(&mut self) -> Result<(u8, usize)> {
         let mut header = [0; HEADER];
         self.input.read_exact(&mut header).map_err(ended)?;
         let length = u32::from_le_bytes([header[1], header[2], header[3], header[4]]) as usize;
         if length > MAX_FRAME {
             return Err(TreeError::Protocol("a frame that is too long"));
         }
+        Ok((header[0], length))
+    }
+
+    fn payload(&mut self, length: usize) -> Result<()> {
         self.payload.resize(length, 0);
-        self.input.read_exact(&mut self.payload).map_err(ended)?;
-        Ok(header[0])
+        self.input.read_exact(&mut self.payload).map_err(ended)
     }
 
     fn words(&self) -> String {

@@ -87,6 +87,8 @@ impl Guest {
         });
         let wire = writer.output();
         let mut summary = sent.map_err(|error| explain(wire, error))?;
+        // So the guest need not wait for more. One that is gone has said why.
+        let _ = wire.finish();
         let reply = wire.frame()?;
         if reply.kind != kind::REPLY {
             return Err(Error::Protocol(format!("a reply of kind {}", reply.kind)));

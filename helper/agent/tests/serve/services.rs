@@ -6,16 +6,23 @@ use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, TcpListener};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
+use banger_tests::eventually;
+use banger_wire::mux::MAX_DATA;
 use banger_wire::port;
-use lib_guest::{CopyIn, CopyOptions, CopyOut, Error};
+use lib_guest::{CopyIn, CopyOptions, CopyOut, Error, Exit, Outcome};
 
 use crate::harness::Harness;
+
+const LIMIT: Duration = Duration::from_secs(120);
 
 fn no_progress(_: u64) {}
 
 #[test]
-fn files_go_through_a_process_of_their_own() {
+fn files_go_in_and_out_with_their_links() {
     let harness = Harness::new();
     let guest = harness.guest();
     let base = tempfile::tempdir().unwrap();
@@ -47,6 +54,87 @@ fn files_go_through_a_process_of_their_own() {
     let inode = |name: &str| fs::metadata(at(name)).unwrap().ino();
     assert_eq!(inode("out/src/hard"), inode("out/src/d/file"));
     assert_eq!(fs::read(at("out/src/hard")).unwrap(), vec![7; 3_000_000]);
+}
+
+/// An archive of one file of a megabyte, again and again, until it is told to end.
+struct Endless {
+    entry: Vec<u8>,
+    sent: Arc<AtomicU64>,
+    over: Arc<AtomicBool>,
+}
+
+/// Tells it to end, however the test ends.
+struct End(Arc<AtomicBool>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Read for Endless {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.over.load(Ordering::Relaxed) {
+            return Err(std::io::Error::other("told to end"));
+        }
+        let sent = self.sent.load(Ordering::Relaxed);
+        let at = (sent % self.entry.len() as u64) as usize;
+        let count = buffer.len().min(self.entry.len() - at);
+        buffer[..count].copy_from_slice(&self.entry[at..at + count]);
+        self.sent.store(sent + count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+}
+
+#[test]
+fn commands_beside_a_copy_wait_for_few_of_its_frames() {
+    const COMMANDS: usize = 10;
+    let harness = Harness::new();
+    let guest = harness.guest();
+    let base = tempfile::tempdir().unwrap();
+    let mut header = tar::Header::new_gnu();
+    header.set_path("large").unwrap();
+    header.set_size(1 << 20);
+    header.set_mode(0o644);
+    header.set_cksum();
+    let entry = [&header.as_bytes()[..], &[7; 1 << 20]].concat();
+    let (sent, over) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
+    let mut archive = Endless {
+        entry,
+        sent: Arc::clone(&sent),
+        over: Arc::clone(&over),
+    };
+    let copier = harness.guest();
+    std::thread::scope(|scope| {
+        let copy = scope.spawn(|| {
+            let target = base.path().as_os_str().as_bytes();
+            let options = CopyOptions::default();
+            copier.copy_in(
+                CopyIn::Archive(&mut archive),
+                target,
+                &options,
+                &mut no_progress,
+            )
+        });
+        let end = End(over);
+        let frames = || sent.load(Ordering::Relaxed) / MAX_DATA as u64;
+        let under_way = || base.path().join("large").exists();
+        eventually("the copy is under way", LIMIT, || under_way().then_some(()));
+        let waited: Vec<u64> = (0..COMMANDS)
+            .map(|_| {
+                let before = frames();
+                let ran = crate::run(&guest, crate::argv(&["true"])).unwrap();
+                assert_eq!(ran.outcome, Outcome::Exited(Exit::Code(0)));
+                frames() - before
+            })
+            .collect();
+        drop(end);
+        let ended = copy.join().unwrap();
+        assert!(ended.is_err(), "{ended:?}");
+        // On a busy machine a command is long under way; one that has to wait for the copy would never end.
+        let (least, most) = (waited.iter().min().unwrap(), waited.iter().max().unwrap());
+        assert!(*least <= 1024 && *most <= 16 * 1024, "{waited:?} frames");
+    });
 }
 
 #[test]
