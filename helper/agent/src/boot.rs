@@ -45,6 +45,9 @@ pub(crate) const BESIDE: &str = "beside";
 /// What processes have to end themselves when the guest itself asks for its end.
 const OWN_SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
+/// After the guest is ready; then its first commands have begun, mostly.
+const SETTLED: Duration = Duration::from_secs(1);
+
 /// Why the boot cannot go on: what failed, on what, and why.
 #[derive(Debug)]
 pub(crate) struct BootError(String);
@@ -204,6 +207,8 @@ async fn serve(config: GuestConfig, hidden: &Hidden) -> Result<(), BootError> {
     };
     let freeing = async {
         agent.flushed().await;
+        // Nobody waits for it, and the first commands come at once.
+        tokio::time::sleep(SETTLED).await;
         hidden.free_initramfs();
         std::future::pending().await
     };

@@ -1,4 +1,4 @@
-//! Loopback and the one static interface, by rtnetlink.
+//! Loopback, and the one static interface by rtnetlink.
 
 use std::fs;
 use std::io;
@@ -12,29 +12,24 @@ use tokio::task::spawn_local;
 
 use super::uevent::wait_for;
 use super::{BootError, While};
+use crate::sys;
 
 /// How long the interface may take to appear after its driver was loaded.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The loopback interface's index in every network namespace.
-const LOOPBACK: u32 = 1;
 
 /// Brings the interfaces up.
 ///
 /// # Errors
 /// The interface did not appear, or the kernel refused a step, which the message names.
 pub(super) async fn configure(network: Option<&Network>) -> Result<(), BootError> {
+    // Without netlink, which an emulated processor has to translate first.
+    sys::loopback_up().context(|| "loopback".to_owned())?;
+    let Some(network) = network else {
+        return Ok(());
+    };
     let (connection, handle, _) = new_connection().context(|| "opening rtnetlink".to_owned())?;
     let connection = spawn_local(connection);
-    let configured = async {
-        up(&handle, LOOPBACK)
-            .await
-            .context(|| "loopback".to_owned())?;
-        match network {
-            Some(network) => interface(&handle, network).await,
-            None => Ok(()),
-        }
-    };
-    let configured = configured.await;
+    let configured = interface(&handle, network).await;
     connection.abort();
     configured
 }

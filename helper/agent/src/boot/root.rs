@@ -14,6 +14,7 @@ use nix::sys::stat::{Mode, mkdirat};
 
 use super::grow::grow;
 use super::{BootError, While, disk, mapper, share, state, store, volume};
+use crate::sys;
 
 const NEW_ROOT: &str = "/newroot";
 const IMAGE: &str = "/image";
@@ -233,13 +234,20 @@ impl Hidden {
         Ok(Hidden { disks, initramfs })
     }
 
-    /// Frees the initramfs' memory and forgets the configuration in it; for when the guest is ready.
+    /// Frees the initramfs' memory and forgets the configuration in it, when nobody works; for when the guest is ready.
     /// What cannot be freed is lost, not wrong.
     pub(super) fn free_initramfs(&self) {
-        if let Ok(metadata) = self.initramfs.metadata() {
-            let path = format!("/proc/self/fd/{}", self.initramfs.as_raw_fd());
-            free_below(Path::new(&path), metadata.dev());
-        }
+        let Ok(initramfs) = self.initramfs.try_clone() else {
+            return;
+        };
+        let free = move || {
+            let _ = sys::only_when_idle();
+            if let Ok(metadata) = initramfs.metadata() {
+                let path = format!("/proc/self/fd/{}", initramfs.as_raw_fd());
+                free_below(Path::new(&path), metadata.dev());
+            }
+        };
+        let _ = std::thread::Builder::new().spawn(free);
     }
 }
 
