@@ -1,6 +1,8 @@
 //! What a VM gets of its owner's at its start: files of `vm.file-sync`, and the git identity.
 
+use std::io;
 use std::path::PathBuf;
+use std::thread::{self, JoinHandle};
 
 use lib_cli::{Failure, Session};
 use lib_config::Config;
@@ -23,18 +25,37 @@ pub(crate) fn files(session: &Session, config: &Config) -> Result<Files, Failure
     )?)
 }
 
+/// Who the user is, as git will say: asked while a VM boots.
+pub(crate) struct Asked(Option<JoinHandle<io::Result<Identity>>>);
+
+/// Asks git who the user is, beside whatever comes next. The signals that are blocked stay blocked there, too.
+pub(crate) fn ask_identity() -> Asked {
+    let asked = thread::Builder::new().spawn(|| Identity::of_host(None));
+    Asked(asked.ok())
+}
+
+impl Asked {
+    fn answer(self) -> io::Result<Identity> {
+        match self.0.map(JoinHandle::join) {
+            Some(Ok(answer)) => answer,
+            Some(Err(_)) | None => Identity::of_host(None),
+        }
+    }
+}
+
 /// Gives them to a guest that runs. It stays as it is when it cannot take them, and the user is told.
-pub(crate) fn deliver(session: &Session, vm: &VmRow, files: &Files, identity: bool) {
+pub(crate) fn deliver(session: &Session, vm: &VmRow, files: &Files, identity: Option<Asked>) {
     let agent = guest::of(session, vm);
     if !files.is_empty()
         && let Err(error) = files.send(&agent, None)
     {
         tell(session, vm, &Failure::from(error));
     }
-    if !identity {
+    let Some(identity) = identity else {
         return;
-    }
-    let told = Identity::of_host(None)
+    };
+    let told = identity
+        .answer()
         .map_err(|error| Failure::io("ask git who you are", error))
         .and_then(|identity| Ok(identity.tell(&agent, None).map_err(lib_ws::WsError::from)?));
     match told {

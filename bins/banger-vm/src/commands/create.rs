@@ -122,8 +122,9 @@ fn make(
     if args.no_start {
         give_up_if_interrupted(session, store, locks, &made)?;
     } else {
+        let identity = sync::ask_identity();
         boot(session, store, locks, &made, args.machine.boot_timeout)?;
-        sync::deliver(session, &made.created.vm, files, true);
+        sync::deliver(session, &made.created.vm, files, Some(identity));
     }
     Ok(made.created.vm)
 }

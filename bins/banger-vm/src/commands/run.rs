@@ -94,7 +94,7 @@ fn run_inner(session: &mut Session, mut args: RunArgs) -> Result<u8, Failure> {
     let mut tether = create::boot(session, &mut store, &mut locks, &made, timeout)?;
     let mut vm = made.created.vm;
     // Who runs something strange once does not say to it who he is; with a repository he does.
-    sync::deliver(session, &vm, &files, false);
+    sync::deliver(session, &vm, &files, None);
     let mut process = args.process.clone();
     let ready = checkout.as_mut().map_or(Ok(()), |checkout| {
         checkout.prepare(session, &mut store, &mut locks, &vm, &made.interrupt)?;

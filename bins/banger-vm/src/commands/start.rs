@@ -21,12 +21,13 @@ pub(crate) fn run(session: &mut Session, args: &StartArgs) -> Result<(), Failure
         // Only now: while we wait for records or the lock, Ctrl-C just ends us.
         let interrupt =
             Interrupt::install().map_err(|error| Failure::io("take over the signals", error))?;
+        let identity = sync::ask_identity();
         let started = lib_vm::start(store, &guard, &vm, patience, &interrupt, &|text| {
             session.note(text)
         })?;
         drop(guard);
         if started.changed {
-            sync::deliver(session, &vm, &files, true);
+            sync::deliver(session, &vm, &files, Some(identity));
         }
         session
             .output

@@ -41,12 +41,13 @@ pub(crate) fn restart(session: &mut Session, args: &StopArgs) -> Result<(), Fail
         lib_vm::stop(&session.context, &guard, &vm, grace, &Interrupt::never())?;
         let interrupt =
             Interrupt::install().map_err(|error| Failure::io("take over the signals", error))?;
+        let identity = sync::ask_identity();
         let patience = Duration::from_secs(120);
         lib_vm::start(store, &guard, &vm, patience, &interrupt, &|text| {
             session.note(text)
         })?;
         drop(guard);
-        sync::deliver(session, &vm, &files, true);
+        sync::deliver(session, &vm, &files, Some(identity));
         session
             .output
             .emit(lib_vm::record(&session.context, &vm, true))
