@@ -45,6 +45,8 @@ enum What {
     State,
     /// Boots and commands in guests
     Guests,
+    /// Of those, only files into guests and out of them
+    Copies,
     /// Repositories into guests, changes out of them
     Workspaces,
     /// The network: addresses, interfaces, rules, names
@@ -90,6 +92,10 @@ pub(crate) fn bench(args: &Args) -> Result<()> {
         timed("guests", || bench.guests(runs, &mut rows))?;
         timed("boots", || bench.boots(runs, &mut rows))?;
         timed("ssh", || bench.ssh(runs, &mut rows))?;
+    }
+    if args.what == What::Copies {
+        bench.prepare_copies()?;
+        timed("copies", || bench.copies(&mut rows))?;
     }
     if wants(What::Workspaces) {
         let bench = Bench::new(bench.fixtures.clone())?;
