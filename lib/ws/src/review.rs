@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};
+use std::iter::Peekable;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -353,14 +354,15 @@ fn changes(
         if sides.root.tree == sides.tree {
             continue;
         }
-        let diff = |what: &str| {
-            let call = scratch
-                .call("diff-tree")
-                .args(["-r", "-z", "-M", "-l5000", what]);
-            call.args([&sides.root.tree, &sides.tree]).output()
-        };
-        let lines = numbers(&diff("--numstat")?);
-        for raw in raw(&diff("--raw")?) {
+        let listed = scratch
+            .call("diff-tree")
+            .args(["-r", "-z", "-M", "-l5000", "--raw", "--numstat"])
+            .args([&sides.root.tree, &sides.tree])
+            .output()?;
+        let mut words = listed.split(|byte| *byte == 0).peekable();
+        let listed = raw(&mut words);
+        let lines = numbers(words);
+        for raw in listed {
             let whole = |path: &[u8]| [&sides.root.prefix, path].concat();
             let path = whole(&raw.path);
             // What is a link now came from the guest.
@@ -429,17 +431,12 @@ struct Raw {
     from: Option<Vec<u8>>,
 }
 
-/// `diff-tree -z --raw` (git-diff-tree(1), "Raw output format").
-fn raw(output: &[u8]) -> Vec<Raw> {
-    let mut words = output
-        .split(|byte| *byte == 0)
-        .filter(|word| !word.is_empty());
+/// `diff-tree -z --raw` (git-diff-tree(1), "Raw output format"), which what `--numstat` says follows: no word of its
+/// own begins with a colon.
+fn raw<'w>(words: &mut Peekable<impl Iterator<Item = &'w [u8]>>) -> Vec<Raw> {
     let mut found = Vec::new();
-    while let Some(head) = words.next() {
-        let head = String::from_utf8_lossy(head).into_owned();
-        let Some(head) = head.strip_prefix(':') else {
-            continue;
-        };
+    while let Some(head) = words.next_if(|word| word.starts_with(b":")) {
+        let head = String::from_utf8_lossy(&head[1..]).into_owned();
         let fields: Vec<&str> = head.split(' ').collect();
         let &[old_mode, new_mode, _, _, status] = &fields[..] else {
             continue;
@@ -469,8 +466,9 @@ fn raw(output: &[u8]) -> Vec<Raw> {
 }
 
 /// `--numstat -z`: lines that came and went by path; none for binary files.
-fn numbers(output: &[u8]) -> HashMap<Vec<u8>, (Option<u64>, Option<u64>)> {
-    let mut words = output.split(|byte| *byte == 0);
+fn numbers<'w>(
+    mut words: impl Iterator<Item = &'w [u8]>,
+) -> HashMap<Vec<u8>, (Option<u64>, Option<u64>)> {
     let mut found = HashMap::new();
     while let Some(head) = words.next() {
         let mut fields = head.splitn(3, |byte| *byte == b'\t');
