@@ -67,6 +67,11 @@ impl Fixtures {
         self.directory.join("linux-image.deb")
     }
 
+    /// mise, which installs a workspace's tools in guests.
+    pub fn mise(&self) -> PathBuf {
+        self.directory.join("mise")
+    }
+
     /// The distribution's `docker-registry`: unpacked here, or installed.
     pub fn registry_program(&self) -> PathBuf {
         let own = self

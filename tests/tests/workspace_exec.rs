@@ -7,7 +7,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use banger_tests::{Sandbox, skipped};
 use serde_json::Value;
 
-/// Stands in for the tool that is too large for a test image: it writes down what it was asked.
+/// Stands in for mise: it writes down what it was asked, and fails when it is to.
 const MISE: &str = r#"#!/bin/sh
 case "$1" in
   --version) echo 1; exit ;;
@@ -61,6 +61,7 @@ fn a_workspace_is_where_things_happen() {
     directory(&sandbox);
     stale(&sandbox);
     tools(&sandbox);
+    real_tools(&sandbox);
     watch(&sandbox);
 }
 
@@ -241,6 +242,53 @@ fn tools(sandbox: &Sandbox) {
     exec(
         sandbox,
         "--no-bootstrap w -- sh -c 'rm -f mise.toml /bin/mise'",
+    );
+}
+
+/// mise itself, with its libraries, where its installer puts it: it takes the repository's file for trusted, installs
+/// what needs no network, and runs commands in what the file says.
+fn real_tools(sandbox: &Sandbox) {
+    sandbox
+        .sh(&format!(
+            "mise={} && tar ch $mise $(ldd $mise | grep -o '/[^ ]*') 2>/dev/null | \
+             banger-vm exec --no-workspace w -- tar x -C / && \
+             banger-vm exec --no-workspace w -- sh -ec 'mkdir -p /root/.local/bin; mv '$mise' /root/.local/bin/mise'",
+            sandbox.fixtures().mise().canonicalize().expect("it was downloaded").display()
+        ))
+        .ok();
+    let config = "[env]\nBY_MISE = \"{{config_root}}\"\n[tools]\n";
+    fs::write(sandbox.path("repo/mise.toml"), config).expect("a file");
+    git(sandbox, "add .");
+    git(sandbox, "commit -q -m really");
+    // The guest's was removed.
+    sandbox.sh("banger-ws prepare --force w repo").ok();
+    let ours = "w -- sh -c 'echo ${BY_MISE:-nothing}'";
+    let first = sandbox.sh(&format!("banger-vm exec {ours}"));
+    assert_eq!(first.ok(), "/root/repo\n", "{first}");
+    first.says("installing the tools");
+    let log = sandbox.sh("cat store/vms/*/workspaces/*/mise.log");
+    for line in ["mise trust --all\n", "mise install\n"] {
+        assert!(log.ok().contains(line), "{log}");
+    }
+    let again = sandbox.sh(&format!("banger-vm exec {ours}"));
+    assert_eq!(
+        (again.ok(), &*again.stderr),
+        ("/root/repo\n", ""),
+        "{again}"
+    );
+    // What it cannot install it says, and the command does not run.
+    sandbox
+        .feed(
+            "banger-vm exec --no-bootstrap w -- sh -c 'cat > mise.toml'",
+            b"[tools]\n\"no:such\" = \"1\"\n",
+        )
+        .ok();
+    let failed = sandbox.sh(&format!("banger-vm exec {ours}"));
+    failed.exits(125).says("mise install").hints("mise.log");
+    assert_eq!(failed.stdout, "", "{failed}");
+    exec(
+        sandbox,
+        "--no-bootstrap w -- sh -c 'rm -r mise.toml /root/.local/bin'",
     );
 }
 

@@ -4,10 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use banger_tests::{Fixtures, pack};
+use banger_tests::{Fixtures, pack, sha256};
 
 use crate::packages::Suite;
-use crate::step::{Result, run};
+use crate::step::{Result, output, run};
 use crate::{build, git_fixtures, nix_fixtures, packages};
 
 /// What the demonstration shows, for executables in `bin`; what is missing is made.
@@ -27,6 +27,7 @@ pub(crate) fn prepare(bin: PathBuf) -> Result<Fixtures> {
     let directory = build::target()?.join("fixtures");
     umoci(&fixtures, &directory)?;
     firewalld(&fixtures, &directory)?;
+    mise(&fixtures, &directory)?;
     nix_fixtures::program(&fixtures, &directory)?;
     nix_fixtures::library(&fixtures, &directory)?;
     git_fixtures::repositories(&fixtures, &directory)?;
@@ -84,6 +85,38 @@ fn firewalld(fixtures: &Fixtures, directory: &Path) -> Result<()> {
     let package = directory.join(file);
     packages::unpack(&package, &fixtures.firewalld())?;
     fs::remove_file(package)?;
+    Ok(())
+}
+
+/// The package of npm that carries mise's executable, and its digest: no Debian package does.
+const MISE: (&str, &str) = (
+    "@jdxcode/mise-linux-x64@2026.9.15",
+    "sha256:b51f2463bc4fcdc3b0959b1454792f64be3612e73d856cbca4a062e39e070e74",
+);
+
+fn mise(fixtures: &Fixtures, directory: &Path) -> Result<()> {
+    if fixtures.mise().exists() {
+        println!("   mise is there");
+        return Ok(());
+    }
+    let (package, expected) = MISE;
+    println!("   downloading mise, which npm has (not installed)");
+    let new = tempfile::tempdir_in(directory)?;
+    let mut npm = Command::new("npm");
+    npm.args(["pack", "--silent", package])
+        .current_dir(new.path());
+    let archive = new.path().join(output(&mut npm)?.trim());
+    let found = sha256(&fs::read(&archive)?);
+    if found != expected {
+        return Err(format!("{package} is {found}, not {expected}").into());
+    }
+    run(Command::new("tar")
+        .args(["--extract", "--gzip", "--file"])
+        .arg(archive)
+        .arg("--directory")
+        .arg(new.path())
+        .arg("package/bin/mise"))?;
+    fs::rename(new.path().join("package/bin/mise"), fixtures.mise())?;
     Ok(())
 }
 

@@ -109,6 +109,11 @@ pub(crate) const TEST: &[Package] = &[
         "is a filter of the host's, for repositories with large files",
     ),
     package("rsync", "/usr/bin/rsync", "copies trees by ssh"),
+    package(
+        "npm",
+        "/usr/bin/npm",
+        "downloads mise, which no distribution has",
+    ),
     package("nftables", "/usr/sbin/nft", "loads the rules between VMs"),
     package("iproute2", "/sbin/ip", "looks at interfaces as a reference"),
     package("iputils-ping", "/bin/ping", "sends packets from namespaces"),
