@@ -71,10 +71,9 @@
 
       formatter = perSystem (_: pkgs: pkgs.nixfmt);
 
-      nixosModules.default = {
-        imports = [ ./nixos-module ];
-        nixpkgs.overlays = [ self.overlays.default ];
-      };
+      # Without the overlay: machines whose nixpkgs is given to them, as in tests of NixOS, take none. The module makes
+      # the package itself where there is none.
+      nixosModules.default.imports = [ ./nixos-module ];
 
       templates.default = {
         path = ./templates/vm;

@@ -22,6 +22,7 @@ let
     e2fsprogs
     erofs-utils
     git
+    nftables
     openssh
     qemu_kvm
   ];
@@ -57,6 +58,7 @@ rustPlatform.buildRustPackage {
     find bins helper -regex '.*/systemd/[^/]*\.\(service\|socket\|timer\)' \
       -exec install -m 0644 -t $out/lib/systemd/system/ {} +
     substituteInPlace $out/lib/systemd/system/* \
+      --replace-quiet "/usr/libexec/banger/banger-netd " "/usr/libexec/banger/banger-netd --nft ${nftables}/bin/nft " \
       --replace-quiet /usr/libexec/banger/ ${helpers}/libexec/banger/ \
       --replace-quiet /usr/bin/ $out/bin/
   '';
@@ -69,7 +71,7 @@ rustPlatform.buildRustPackage {
   '';
 
   passthru = {
-    inherit helpers nftables;
+    inherit helpers;
   };
 
   meta = {

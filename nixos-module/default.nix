@@ -96,8 +96,9 @@ let
           exec ${cfg.package}/bin/banger-image import --quiet --name ${imageName vm} --nix ${vm.image}
       ''
     );
+    # A VM whose workspace cannot be prepared, since both sides changed a file, say, is not shut down for that.
     serviceConfig.ExecStartPost = lib.optional (vm.workspace != null) (
-      "${cfg.package}/bin/banger-ws prepare --quiet ${name} ${lib.escapeShellArg vm.workspace}"
+      "-${cfg.package}/bin/banger-ws prepare --quiet ${name} ${lib.escapeShellArg vm.workspace}"
     );
     path = [ config.nix.package ];
   };

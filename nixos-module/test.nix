@@ -23,6 +23,9 @@
         autostart = false;
       };
     };
+    # What a rebuild changes, and the means to do it, which machines of tests have not by themselves.
+    system.switch.enable = true;
+    specialisation.changed.configuration.services.banger.vms.box.memory = "300M";
   };
 
   testScript = ''
@@ -44,7 +47,8 @@
 
     with subtest("a rebuild leaves it alone"):
         before = machine.succeed("systemctl show -P MainPID banger-vm@box")
-        machine.succeed("/run/current-system/bin/switch-to-configuration switch")
+        said = machine.succeed("/run/current-system/specialisation/changed/bin/switch-to-configuration test 2>&1")
+        assert "NOT restarting" in said and "banger-vm@box" in said, said
         assert before == machine.succeed("systemctl show -P MainPID banger-vm@box")
 
     with subtest("it shuts down with its unit"):

@@ -70,8 +70,9 @@ in
     default = null;
     example = "/srv/app";
     description = ''
-      A git repository of this host, readable by the user `banger`, that is prepared in the guest when it has
-      started. Changes come back by `banger-system ws export`.
+      A git repository of this host that is prepared in the guest when it has started. It belongs to the user `banger`,
+      or `programs.git.config.safe.directory` names it, for git takes nobody else's. When it cannot be prepared, the
+      journal says why, and the VM runs all the same. Changes come back by `banger-system ws export`.
     '';
   };
   autostart = mkOption {

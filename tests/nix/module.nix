@@ -111,6 +111,8 @@ let
     firewall = configuration.networking.firewall.allowedTCPPorts;
     modules = configuration.boot.kernelModules;
     groups = configuration.users.groups;
+    links = configuration.environment.pathsToLink;
+    programs = map (package: "${package}") configuration.environment.systemPackages;
     inherit (configuration.systemd) packages;
     inherit (configuration) warnings;
   };

@@ -130,11 +130,12 @@ fn the_flake_shows_checks_builds_and_runs() {
             "banger-image",
             "banger-net",
             "banger-vm",
+            "banger-ws",
         ] {
             let kind = &shown["packages"][system][package]["type"];
             assert_eq!(kind, "derivation", "{system} {package}");
         }
-        for app in ["default", "banger", "image", "net", "vm", "ephemeral"] {
+        for app in ["default", "banger", "image", "net", "vm", "ws", "ephemeral"] {
             assert_eq!(shown["apps"][system][app]["type"], "app", "{system} {app}");
         }
         assert_eq!(shown["devShells"][system]["default"]["type"], "derivation");
@@ -143,6 +144,24 @@ fn the_flake_shows_checks_builds_and_runs() {
     assert_eq!(shown["nixosModules"]["default"]["type"], "nixos-module");
     assert_eq!(shown["overlays"]["default"]["type"], "nixpkgs-overlay");
     assert_eq!(shown["templates"]["default"]["type"], "template");
+
+    let metadata = flake.nix("flake metadata --json path:.");
+    let metadata: serde_json::Value = serde_json::from_str(metadata.ok()).unwrap();
+    let inputs = metadata["locks"]["nodes"]["root"]["inputs"]
+        .as_object()
+        .unwrap();
+    assert_eq!(inputs.keys().collect::<Vec<_>>(), ["nixpkgs"]);
+    let overlay = flake.nix(
+        "eval --json path:.#overlays.default --apply 'overlay: overlay { callPackage = _: _: \"made\"; } { }'",
+    );
+    assert_eq!(overlay.ok().trim(), "{\"banger\":\"made\"}");
+    // The template's flake is one, with what it names.
+    let template = flake.nix.sh(&format!(
+        "nix eval --raw --impure --expr '((import {}/templates/vm/flake.nix).outputs {{ nixpkgs.lib.nixosSystem = host: host; \
+         banger.nixosModules.default = null; }}).nixosConfigurations.host.system'",
+        sandbox.path("banger").display()
+    ));
+    assert_eq!(template.ok(), "x86_64-linux");
 
     flake.nix("flake check path:.").ok();
 
@@ -178,7 +197,46 @@ fn the_flake_shows_checks_builds_and_runs() {
         .sh(&format!("grep -h ^Exec {package}/lib/systemd/system/*"));
     for line in units.ok().lines() {
         assert!(line.contains("=/nix/store/"), "{line}");
+        let netd = line.contains("banger-netd ");
+        assert!(!netd || line.contains(" --nft /nix/store/"), "{line}");
     }
+    // Each program finds the others that it calls in the store, whatever the user has.
+    for program in [
+        "banger",
+        "banger-image",
+        "banger-net",
+        "banger-vm",
+        "banger-ws",
+    ] {
+        let path = flake.nix.sh(&format!(
+            "sed -n 's/^PATH=\\(.*\\):$PATH$/\\1/p' {package}/bin/{program}"
+        ));
+        let path: Vec<&str> = path.ok().trim().split(':').collect();
+        for tool in ["qemu-system-x86_64", "mke2fs", "nft", "ssh", "git"] {
+            let found = path.iter().any(|directory| {
+                let inside = directory.strip_prefix("/nix/");
+                inside.is_some_and(|inside| {
+                    let file = sandbox.path("nix").join(inside).join(tool);
+                    file.symlink_metadata().is_ok()
+                })
+            });
+            assert!(found, "{program} has no {tool}: {path:?}");
+        }
+    }
+    // What the build reads is a workspace to cargo.
+    let source = flake.nix("eval --raw path:.#default.src");
+    let inside = source.ok().strip_prefix("/nix/").unwrap();
+    let manifest = sandbox.path("nix").join(inside).join("Cargo.toml");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let read = std::process::Command::new(cargo)
+        .args(["metadata", "--format-version=1", "--no-deps", "--locked"])
+        .args(["--offline", "--manifest-path"])
+        .arg(manifest)
+        .output()
+        .unwrap();
+    let words = String::from_utf8_lossy(&read.stderr);
+    assert!(read.status.success(), "{words}");
+
     let one = flake.nix("build --no-link --print-out-paths path:.#banger-image");
     let one = flake
         .nix

@@ -92,6 +92,7 @@ const FULL: &str = r#"{
     memory = "512M";
     settings.idle-stop = "2h";
     autostart = false;
+    workspace = "/srv/app";
   };
   vms.box.command = [ "sleep" "infinity" ];
 }"#;
@@ -167,6 +168,11 @@ fn what_no_type_can_say_is_said_by_assertions() {
             vec!["settings has what has options of its own: memory"],
         ),
         ("fine", FULL, vec![]),
+        (
+            "template",
+            "(import ./banger/templates/vm/vm.nix).services.banger",
+            vec![],
+        ),
         ("off", r#"{ vms."Bad_Name" = { }; }"#, vec![]),
     ];
     let pairs: Vec<(&str, &str)> = cases.iter().map(|(name, text, _)| (*name, *text)).collect();
@@ -235,8 +241,13 @@ fn what_it_writes_is_what_systemd_and_banger_take() {
     let report = module.report(&[
         ("full", FULL),
         ("slip", "{ enable = true; settings.vm.cpu = 3; }"),
+        (
+            "resolved",
+            "{ enable = true; }; services.resolved = { enable = true; }",
+        ),
     ]);
     let full = &report["full"];
+    wired(&module, full, &report["resolved"]);
     assert_eq!(full["firewall"], serde_json::json!([443]));
     assert_eq!(
         full["groups"]["banger"]["members"],
@@ -324,6 +335,67 @@ fn what_it_writes_is_what_systemd_and_banger_take() {
             units.display()
         ));
         security.ok();
+    }
+}
+
+/// What is not in a file of its own.
+fn wired(module: &Module<'_>, full: &Value, resolved: &Value) {
+    let unit = |report: &Value, name: &str| -> (String, Value) {
+        let unit = &report["units"][name];
+        let text = unit["text"].as_str().expect("the unit is there");
+        (text.to_owned(), unit["wantedBy"].clone())
+    };
+    // Who starts what.
+    let wants = |report: &Value, name: &str| unit(report, name).1;
+    assert_eq!(wants(full, "banger-vm@web.service"), serde_json::json!([]));
+    assert_eq!(
+        wants(full, "banger-vm@box.service"),
+        serde_json::json!(["multi-user.target"])
+    );
+    for socket in ["banger-netd", "banger-dns", "banger-dns-guests"] {
+        let wanted = wants(full, &format!("{socket}.socket"));
+        assert_eq!(wanted, serde_json::json!(["sockets.target"]), "{socket}");
+    }
+    // The route only where somebody takes it.
+    assert_eq!(
+        full["units"]["banger-dns-route.service"],
+        Value::Null,
+        "{full:#}"
+    );
+    assert_eq!(
+        wants(resolved, "banger-dns-route.service"),
+        serde_json::json!(["multi-user.target"])
+    );
+    let (timer, wanted) = unit(full, "banger-reconcile.timer");
+    assert!(
+        timer.contains("OnUnitInactiveSec=\nOnUnitInactiveSec=1d\n"),
+        "{timer}"
+    );
+    assert_eq!(wanted, serde_json::json!(["timers.target"]));
+    let (web, _) = unit(full, "banger-vm@web.service");
+    let prepare = web.lines().find(|line| line.starts_with("ExecStartPost=-"));
+    let prepare = prepare.expect("the workspace is prepared");
+    assert!(
+        prepare.contains("/bin/banger-ws prepare --quiet web ") && prepare.contains("/srv/app"),
+        "{prepare}"
+    );
+    let list = |key: &str| full[key].as_array().expect("a list").clone();
+    for kernel_module in ["tun", "bridge", "nf_tables"] {
+        assert!(list("modules").contains(&kernel_module.into()), "{full:#}");
+    }
+    for shell in ["bash-completion", "zsh", "fish"] {
+        let link = format!("/share/{shell}");
+        assert!(list("links").contains(&link.into()), "{full:#}");
+    }
+    // The machine's own VMs by hand: as their user, in their store.
+    let script = module.realised(&list("programs")[1]);
+    let script = fs::read_to_string(script.join("bin/banger-system")).expect("it is a script");
+    for part in [
+        "runuser --user banger -- ",
+        "BANGER_STORE=/var/lib/banger/store BANGER_RUNTIME_DIR=/run/banger/vms",
+        "/bin/banger \"$@\"",
+    ] {
+        assert!(script.contains(part), "{part} in {script}");
     }
 }
 

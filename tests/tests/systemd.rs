@@ -141,11 +141,18 @@ fn the_unit_of_a_vm_starts_when_the_guest_is_ready_and_shuts_it_down() {
     let bin = sandbox.fixtures().bin();
     // There is no journal in this machine.
     let log = sandbox.path("v.log").display().to_string();
+    // As the NixOS module does it for `workspace`.
+    sandbox
+        .sh("git init -q app && echo from the host > app/file")
+        .ok();
     let drop_in = format!(
         "{DROP_IN}ExecStart={}/banger-vm up --foreground {}/%i.toml\n\
+         ExecStartPost=-{}/banger-ws prepare --quiet %i {}/app\n\
          Environment=BANGER_STORE={} BANGER_RUNTIME_DIR={} BANGER_NETD_SOCKET={} PATH={}\n\
          ReadWritePaths={} {}\n\
          StandardOutput=append:{log}\nStandardError=append:{log}\n",
+        bin.display(),
+        sandbox.path("").display(),
         bin.display(),
         sandbox.path("").display(),
         sandbox.store().display(),
@@ -169,7 +176,8 @@ fn the_unit_of_a_vm_starts_when_the_guest_is_ready_and_shuts_it_down() {
     };
     assert_eq!(started.status, 0, "{}", said());
     // It is ready by then, not only begun.
-    sandbox.sh("banger-vm exec v -- true").ok();
+    let file = sandbox.sh("banger-vm exec v -- cat file");
+    assert_eq!(file.stdout, "from the host\n", "{file} {}", said());
     let status = systemd.inside("systemctl show --property=StatusText --value banger-vm@v.service");
     assert_eq!(status.ok().trim(), "v runs");
     systemd.inside("systemctl stop banger-vm@v.service").ok();
