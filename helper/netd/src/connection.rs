@@ -23,17 +23,24 @@ pub(crate) struct Connection {
     decoder: Decoder,
     /// Came with the frame that is being received.
     descriptors: Vec<OwnedFd>,
+    /// Some verb that is offered here has any. Otherwise none come into this process: the server of one of a FUSE file
+    /// system could hold up each close(2) and execve(2) of ours (FUSE_FLUSH; fuse_flush() waits without end).
+    takes: bool,
+    /// Some came with that frame, and were not taken.
+    dropped: bool,
     limits: Limits,
     /// A parent on a socket pair may take its time.
     patient: bool,
 }
 
 impl Connection {
-    pub(crate) fn new(stream: UnixStream, limits: Limits, patient: bool) -> Self {
+    pub(crate) fn new(stream: UnixStream, limits: Limits, takes: bool, patient: bool) -> Self {
         Connection {
             stream,
             decoder: Decoder::new(MAX_REQUEST),
             descriptors: Vec::new(),
+            takes,
+            dropped: false,
             limits,
             patient,
         }
@@ -50,7 +57,7 @@ impl Connection {
             return Ok(());
         }
         match self.receive::<Hello>().await? {
-            Some(_) if !self.descriptors.is_empty() => {
+            Some(_) if self.dropped || !self.descriptors.is_empty() => {
                 Err(invalid("descriptors came with the greeting"))
             }
             Some(hello) if hello.protocol == PROTOCOL => Ok(()),
@@ -72,10 +79,20 @@ impl Connection {
             return Ok(None);
         };
         let descriptors = std::mem::take(&mut self.descriptors);
+        let dropped = std::mem::take(&mut self.dropped);
         let (came, wanted) = (descriptors.len(), request.descriptors());
-        if came == wanted {
+        // A verb that has some where none are taken is not offered, and says so itself.
+        let fits = match self.takes {
+            true => came == wanted,
+            false => !dropped || wanted > 0,
+        };
+        if fits {
             return Ok(Some((request, descriptors)));
         }
+        let came = match dropped {
+            true => "some".to_owned(),
+            false => came.to_string(),
+        };
         Err(invalid(format!(
             "{came} descriptors came, but `{}` has {wanted}",
             request.verb()
@@ -112,7 +129,8 @@ impl Connection {
             let mut buffer = [0; 4096];
             let missing = self.decoder.missing().clamp(1, buffer.len());
             let room = &mut buffer[..missing];
-            let read = read(&self.stream, &mut self.descriptors, room);
+            let taken = self.takes.then_some(&mut self.descriptors);
+            let read = read(&self.stream, taken, &mut self.dropped, room);
             let read = match limit {
                 None => read.await,
                 Some(limit) => match timeout_at(limit, read).await {
@@ -188,16 +206,30 @@ fn send(stream: &UnixStream, bytes: &[u8], descriptor: Option<&OwnedFd>) -> io::
 
 async fn read(
     stream: &UnixStream,
-    descriptors: &mut Vec<OwnedFd>,
+    mut descriptors: Option<&mut Vec<OwnedFd>>,
+    dropped: &mut bool,
     buffer: &mut [u8],
 ) -> io::Result<usize> {
     loop {
         stream.readable().await?;
-        match stream.try_io(Interest::READABLE, || receive(stream, descriptors, buffer)) {
+        let read = stream.try_io(Interest::READABLE, || match &mut descriptors {
+            Some(descriptors) => receive(stream, descriptors, buffer),
+            None => receive_bytes(stream, dropped, buffer),
+        });
+        match read {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             read => return read,
         }
     }
+}
+
+/// The kernel itself drops descriptors for which there is no room, and says so (recvmsg(2), MSG_CTRUNC).
+fn receive_bytes(stream: &UnixStream, dropped: &mut bool, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut slices = [IoSliceMut::new(buffer)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(stream.as_raw_fd(), &mut slices, None, flags)?;
+    *dropped |= message.flags.contains(MsgFlags::MSG_CTRUNC);
+    Ok(message.bytes)
 }
 
 /// Descriptors beyond the limit are closed, and are an error.

@@ -105,7 +105,8 @@ pub(crate) async fn converse(server: Rc<Server>, stream: UnixStream, patient: bo
         Err(error) => return audit::note(&format!("a caller without credentials: {error}")),
     };
     let limits = server.options.limits.clone();
-    let mut connection = Connection::new(stream, limits, patient);
+    let takes = !server.options.offered().is_empty();
+    let mut connection = Connection::new(stream, limits, takes, patient);
     let place = server.place(&peer);
     let refused = place.as_ref().err();
     if let Some(refusal) = refused {

@@ -11,6 +11,9 @@ pub const MAX_REPLY: usize = 4 << 20;
 
 const HEADER: usize = 4;
 
+/// Of what is said about content that is not understood, in characters.
+const SAID: usize = 200;
+
 /// A frame that is not understood; the connection cannot be used after it.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
@@ -47,13 +50,17 @@ pub fn encode(value: &impl Serialize, limit: usize) -> Result<Vec<u8>, FrameErro
 /// The value in the JSON of a frame.
 ///
 /// # Errors
-/// [`FrameError::Content`], with the place but without the content: it goes to logs.
+/// [`FrameError::Content`], with little of the content: it goes to logs.
 pub fn decode<T: DeserializeOwned>(json: &[u8]) -> Result<T, FrameError> {
     serde_json::from_slice(json).map_err(content)
 }
 
 fn content(error: serde_json::Error) -> FrameError {
-    FrameError::Content(error.to_string())
+    let text = error.to_string();
+    match text.char_indices().nth(SAID) {
+        Some((end, _)) => FrameError::Content(format!("{}…", &text[..end])),
+        None => FrameError::Content(text),
+    }
 }
 
 /// Turns chunks of a stream into the JSON of frames; holds at most one frame and the last chunk.

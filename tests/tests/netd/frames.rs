@@ -1,15 +1,22 @@
 //! What a hostile or broken caller sends.
 
+use std::fs::File;
 use std::io::{IoSlice, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use banger_proto::{Answer, Code, Decoder, Hello, MAX_REPLY, MAX_REQUEST, Refusal, decode, encode};
 use banger_tests::{Netd, Netns};
 use lib_net::PrivilegedOps;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
+use super::fuse::Fuse;
+use super::life::PATIENCE;
 use super::{connect, sandbox};
+
+/// How often a caller that drips says a byte: far more often than frames take.
+const DRIP: Duration = Duration::from_millis(50);
 
 /// A connection that can say anything.
 struct Raw {
@@ -19,18 +26,29 @@ struct Raw {
 
 impl Raw {
     fn connect(netd: &Netd) -> Raw {
+        let stream = UnixStream::connect(netd.socket()).expect("the daemon listens");
+        let timeout = stream.set_read_timeout(Some(PATIENCE));
+        timeout.expect("a socket has timeouts");
         Raw {
-            stream: UnixStream::connect(netd.socket()).expect("the daemon listens"),
+            stream,
             decoder: Decoder::new(MAX_REPLY),
         }
     }
 
     fn greeted(netd: &Netd) -> Raw {
         let mut raw = Raw::connect(netd);
-        let hello = encode(&Hello::new("a test"), MAX_REQUEST).expect("it is short");
-        raw.stream.write_all(&hello).expect("the daemon reads");
+        raw.stream.write_all(&hello()).expect("the daemon reads");
         let _: Result<Hello, Refusal> = raw.receive().expect("it says hello");
         raw
+    }
+
+    /// With so many descriptors of a file.
+    fn send_with(&self, bytes: &[u8], file: &File, count: usize) {
+        let descriptors = vec![file.as_raw_fd(); count];
+        let rights = [ControlMessage::ScmRights(&descriptors)];
+        let slices = [IoSlice::new(bytes)];
+        let number = self.stream.as_raw_fd();
+        sendmsg::<()>(number, &slices, &rights, MsgFlags::empty(), None).expect("the daemon reads");
     }
 
     fn send(&mut self, bytes: &[u8]) {
@@ -65,6 +83,10 @@ impl Raw {
     }
 }
 
+fn hello() -> Vec<u8> {
+    encode(&Hello::new("a test"), MAX_REQUEST).expect("it is short")
+}
+
 fn framed(json: &str) -> Vec<u8> {
     let mut bytes = u32::try_from(json.len())
         .expect("it is short")
@@ -81,6 +103,11 @@ fn bad_frames_end_their_connection_and_nothing_else() {
     let netd = Netd::start(&sandbox, &netns, "");
     let before = netns.state(&sandbox);
     let vm = "00112233445566aa";
+    let reserving = |name: &str| {
+        framed(&format!(
+            "{{\"reserve\":{{\"vm\":\"{vm}\",\"name\":\"{name}\",\"store\":\"{vm}\"}}}}"
+        ))
+    };
     for (bytes, why) in [
         (framed("{\"status\":{}"), "not understood"),
         (framed("\u{0}\u{1}garbage"), "not understood"),
@@ -119,11 +146,21 @@ fn bad_frames_end_their_connection_and_nothing_else() {
         ),
         (
             framed(&format!(
-                "{{\"reserve\":{{\"vm\":\"{vm}\",\"name\":\"{}\",\"store\":\"{vm}\"}}}}",
-                "a".repeat(64)
+                "{{\"group\":{{\"vm\":\"{vm}\",\"group\":\"a\\u0000b\"}}}}"
             )),
-            "not the name of a VM",
+            "not the name of a group",
         ),
+        (
+            framed(&format!(
+                "{{\"group\":{{\"vm\":\"{vm}\",\"group\":\"{}\"}}}}",
+                "a".repeat(33)
+            )),
+            "not the name of a group",
+        ),
+        (reserving("a/b"), "not the name of a VM"),
+        (reserving("../b"), "not the name of a VM"),
+        (reserving("a\\u0000"), "not the name of a VM"),
+        (reserving(&"a".repeat(64)), "not the name of a VM"),
         (u32::MAX.to_le_bytes().to_vec(), "the limit is 65536"),
         (
             65_537_u32.to_le_bytes().to_vec(),
@@ -139,6 +176,16 @@ fn bad_frames_end_their_connection_and_nothing_else() {
     raw.send(&framed("{\"status\":{}}")[..7]);
     raw.stream.shutdown(std::net::Shutdown::Write).unwrap();
     raw.is_refused("left inside a frame");
+    // What is not understood is told, and kept by the log, in part only.
+    let mut raw = Raw::greeted(&netd);
+    raw.send(&framed(&format!("{{\"{}\":{{}}}}", "x".repeat(60_000))));
+    let refused: Answer = raw.receive().unwrap();
+    let said = refused.unwrap_err().message;
+    assert!(
+        said.len() < 400 && said.contains("unknown variant `xxx"),
+        "{said}"
+    );
+    netd.running().wait_for_stderr("unknown variant `xxx");
     // Another protocol.
     let mut raw = Raw::connect(&netd);
     raw.send(&framed("{\"protocol\":99,\"program\":\"x\"}"));
@@ -156,6 +203,23 @@ fn slow_frames_and_idle_callers_are_let_go() {
     let mut raw = Raw::greeted(&netd);
     raw.send(&framed("{\"status\":{}}")[..6]);
     raw.is_refused("took longer than");
+    // It is the whole frame that has a limit: who says a byte now and then gets no more.
+    let mut raw = Raw::greeted(&netd);
+    raw.stream.set_read_timeout(Some(DRIP)).unwrap();
+    let long = framed(&" ".repeat(MAX_REQUEST));
+    let mut bytes = long.iter();
+    let refused: Answer = loop {
+        match raw.receive() {
+            Some(answer) => break answer,
+            None => raw.send(&[*bytes.next().expect("the daemon has had enough long before")]),
+        }
+    };
+    let refusal = refused.unwrap_err();
+    assert!(refusal.message.contains("took longer than"), "{refusal:?}");
+    // Nor does who asks and does not read.
+    let mut raw = Raw::greeted(&netd);
+    while raw.stream.write_all(&framed("{\"status\":{}}")).is_ok() {}
+    netd.running().wait_for_stderr("did not read within");
     // The others were served meanwhile, and are now.
     connect(&netd).status().unwrap();
     netd.kill();
@@ -171,22 +235,60 @@ fn slow_frames_and_idle_callers_are_let_go() {
 fn descriptors_are_refused() {
     let Some(sandbox) = sandbox() else { return };
     let netns = Netns::new(&sandbox);
-    let netd = Netd::start(&sandbox, &netns, "");
-    let mut raw = Raw::greeted(&netd);
     let path = sandbox.path("passed");
-    let file = std::fs::File::create(&path).unwrap();
-    let descriptors = [file.as_raw_fd(); 3];
-    sendmsg::<()>(
-        raw.stream.as_raw_fd(),
-        &[IoSlice::new(&framed("{\"status\":{}}"))],
-        &[ControlMessage::ScmRights(&descriptors)],
-        MsgFlags::empty(),
-        None,
-    )
-    .unwrap();
-    raw.is_refused("3 descriptors came");
-    let open = format!("/proc/{}/fd", netd.running().pid());
-    let left = std::fs::read_dir(open).unwrap().flatten();
-    let left = left.filter(|entry| entry.path().read_link().is_ok_and(|to| to == path));
-    assert_eq!(left.count(), 0, "they are closed");
+    let file = File::create(&path).unwrap();
+    let status = || framed("{\"status\":{}}");
+    // Where no verb with descriptors is offered they do not even come in.
+    for (offer, came) in [("", ["some", "some"]), ("--offer disks", ["3", "17"])] {
+        let netd = Netd::start(&sandbox, &netns, offer);
+        for (count, came) in [3, 17].into_iter().zip(came) {
+            let mut raw = Raw::greeted(&netd);
+            raw.send_with(&status(), &file, count);
+            raw.is_refused(&format!("{came} descriptors came"));
+        }
+        let mut raw = Raw::connect(&netd);
+        raw.send_with(&hello(), &file, 1);
+        let _: Result<Hello, Refusal> = raw.receive().unwrap();
+        raw.is_refused("descriptors came with the greeting");
+        // Too few.
+        let mut raw = Raw::greeted(&netd);
+        let vm = "00112233445566aa";
+        raw.send(&framed(&format!(
+            "{{\"loop\":{{\"vm\":\"{vm}\",\"read_only\":true}}}}"
+        )));
+        if offer.is_empty() {
+            let answer: Answer = raw.receive().unwrap();
+            assert_eq!(answer.unwrap_err().code, Code::NotFound);
+        } else {
+            raw.is_refused("0 descriptors came, but `loop` has 1");
+        }
+        let open = format!("/proc/{}/fd", netd.running().pid());
+        let left = std::fs::read_dir(open).unwrap().flatten();
+        let left = left.filter(|entry| entry.path().read_link().is_ok_and(|to| to == path));
+        assert_eq!(left.count(), 0, "they are closed");
+        netd.kill();
+    }
+}
+
+/// close(2), and execve(2) of a child that inherits it, wait for the server of such a file.
+#[test]
+fn a_file_whose_server_does_not_answer_holds_nobody_up() {
+    let Some(sandbox) = sandbox() else { return };
+    let netns = Netns::new(&sandbox);
+    let netd = Netd::start(&sandbox, &netns, "");
+    let fuse = Fuse::new(&sandbox.path("fuse"), netd.running().pid());
+    let mut raw = Raw::greeted(&netd);
+    raw.send_with(&framed("{\"status\":{}}"), &fuse.file, 1);
+    raw.is_refused("some descriptors came");
+    // Neither while it is on its way.
+    let raw = Raw::greeted(&netd);
+    raw.send_with(&framed("{\"status\":{}}")[..7], &fuse.file, 16);
+    assert!(
+        connect(&netd).up().unwrap().0,
+        "programs are started for others"
+    );
+    assert!(connect(&netd).down().unwrap().0);
+    drop(raw);
+    connect(&netd).status().unwrap();
+    assert_eq!(fuse.withheld(), 0);
 }

@@ -10,6 +10,7 @@ mod figures;
 mod firewalld;
 mod foreign;
 mod frames;
+mod fuse;
 mod jails;
 mod life;
 mod machine;
