@@ -325,6 +325,10 @@ impl Network {
             removed => removed.map_err(failed(what))?,
         };
         let left = self.firewalld.admit_no_more(&self.bridge).await;
+        if left.is_err() && removed {
+            // Both or none; the cause is told.
+            let _ = firewall::admit(&self.bridge).await;
+        }
         let removed = left.map_err(failed(what))? || removed;
         self.journal.set_admitted(false).map_err(failed(what))?;
         Ok(removed)

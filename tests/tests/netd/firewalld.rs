@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use banger_tests::{Netd, Netns, Outcome, Running, Sandbox, eventually};
-use lib_net::{Code, PrivilegedOps};
+use lib_net::{Client, Code, PrivilegedOps};
 use serde_json::Value;
 
 use super::coexistence::{host, reaches_the_world};
@@ -226,4 +226,27 @@ fn what_firewalld_stops_is_explained_and_mended() {
         admission_fails_at(command, point);
         zone().exits(2);
     }
+    // What cannot be taken back is as it was, in both.
+    let child = |points: &str| {
+        let mut command = Netd::child(&sandbox, &netns, "other");
+        command.arg("--busctl").arg(firewalld.busctl());
+        command.env(banger_failpoint::VARIABLE, points);
+        Client::child(command).expect("it serves, whatever fails")
+    };
+    child("").admit(true).unwrap();
+    let rules = || netns.run(&sandbox, "iptables -S").stdout;
+    let before = rules();
+    assert!(before.contains("banger-netd"), "{before}");
+    for point in ["netd.firewall.remove#1", "netd.firewalld.remove#1"] {
+        let refused = child(&format!("{point}=error")).admit(false).unwrap_err();
+        assert_eq!(refused.code(), Some(Code::Failed), "{point}: {refused}");
+        assert_eq!(
+            (zone().ok(), rules()),
+            ("trusted\n", before.clone()),
+            "{point}"
+        );
+    }
+    assert!(child("").admit(false).unwrap().0);
+    zone().exits(2);
+    assert!(!rules().contains("banger-netd"));
 }
