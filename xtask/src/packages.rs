@@ -116,6 +116,7 @@ pub(crate) const TEST: &[Package] = &[
     ),
     package("nftables", "/usr/sbin/nft", "loads the rules between VMs"),
     package("iproute2", "/sbin/ip", "looks at interfaces as a reference"),
+    package("strace", "/usr/bin/strace", "counts what a change costs"),
     package("iputils-ping", "/bin/ping", "sends packets from namespaces"),
     package(
         "patchelf",

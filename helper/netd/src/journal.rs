@@ -9,7 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use banger_failpoint::point;
-use banger_proto::{GroupName, InterfaceName, StoreTag, VmId, VmName};
+use banger_proto::{GroupName, InterfaceName, StoreTag, TAP_PREFIX, VmId, VmName};
 use serde::{Deserialize, Serialize};
 
 const FILE: &str = "journal";
@@ -124,6 +124,14 @@ impl Journal {
 
     pub(crate) fn get(&self, vm: &VmId) -> Option<&Kept> {
         self.kept.get(vm)
+    }
+
+    /// The reservation whose interface has this name, which says how the id begins.
+    pub(crate) fn with_interface(&self, name: &str) -> Option<&Kept> {
+        let digits = name.strip_prefix(TAP_PREFIX)?;
+        let first = VmId::try_from(format!("{digits:0<16}")).ok()?;
+        let (_, kept) = self.kept.range(first..).next()?;
+        Some(kept).filter(|kept| kept.interface().as_str() == name)
     }
 
     /// Whether ip_forward was switched on by us.
@@ -321,6 +329,30 @@ mod tests {
         assert_eq!(journal.router(), Some(8));
         journal.drop(&kept(1).vm).unwrap();
         assert_eq!(Journal::open(base.path()).unwrap().kept().len(), 1);
+    }
+
+    #[test]
+    fn a_reservation_is_found_by_its_interface() {
+        let base = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(base.path()).unwrap();
+        let ids = ["00112233445566aa", "0011223344557700", "ffffffffffffffff"];
+        for id in ids {
+            let vm = VmId::try_from(id).unwrap();
+            journal.set(Kept { vm, ..kept(1) }).unwrap();
+        }
+        let found = |name: &str| journal.with_interface(name).map(|kept| kept.vm.as_str());
+        assert_eq!(found("bgt001122334455"), Some(ids[0]), "the first of two");
+        assert_eq!(found("bgtffffffffffff"), Some(ids[2]));
+        for other in [
+            "bgt001122334456",
+            "bgt0",
+            "bgt",
+            "banger0",
+            "",
+            "bgtx01122334455",
+        ] {
+            assert_eq!(found(other), None, "{other}");
+        }
     }
 
     #[test]

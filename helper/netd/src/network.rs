@@ -44,6 +44,8 @@ pub(crate) struct Network {
     pub(crate) last: Option<Ipv4Addr>,
     /// The rules were loaded by this process; later they change by elements only.
     loaded: bool,
+    /// What `names.json` says of rules is older than they are.
+    names_are_old: bool,
 }
 
 impl Network {
@@ -70,6 +72,7 @@ impl Network {
             jails: through.jails,
             attached: HashSet::new(),
             loaded: false,
+            names_are_old: false,
         }
     }
 
@@ -102,8 +105,7 @@ impl Network {
 
     /// An interface of a VM came or went. Returns whether that is news.
     pub(crate) async fn look_at(&mut self, name: &str) -> Result<bool, Refusal> {
-        let named = |kept: &&Kept| kept.interface().as_str() == name;
-        let Some(kept) = self.journal.kept().values().find(named) else {
+        let Some(kept) = self.journal.with_interface(name) else {
             return Ok(false);
         };
         let (vm, interface) = (kept.vm.clone(), kept.interface());
@@ -372,13 +374,28 @@ impl Network {
         Ok(self.bridge_is_ours().await? && tables == Tables::Ours)
     }
 
-    pub(crate) fn write_names(&self) -> Result<(), Refusal> {
-        names::write(&self.journal, &self.attached, &self.bridge, self.pool)
-            .map_err(failed("write names.json"))
+    pub(crate) fn write_names(&mut self) -> Result<(), Refusal> {
+        let written = names::write(&self.journal, &self.attached, &self.bridge, self.pool);
+        written.map_err(failed("write names.json"))?;
+        self.names_are_old = false;
+        Ok(())
+    }
+
+    /// A rule changed that `names.json` tells of. It has all VMs, so it is written when the caller has its answer,
+    /// for all changes since the last time.
+    pub(crate) fn note_old_names(&mut self) {
+        self.names_are_old = true;
+    }
+
+    /// Nobody waits for this.
+    pub(crate) fn write_old_names(&mut self) {
+        if self.names_are_old {
+            self.write_names_or_note();
+        }
     }
 
     /// After what cannot be taken back. The next change writes them again.
-    pub(crate) fn write_names_or_note(&self) {
+    pub(crate) fn write_names_or_note(&mut self) {
         if let Err(refusal) = self.write_names() {
             audit::note(&refusal.message);
         }

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use banger_proto::{Code, Refusal, TAP_PREFIX};
+use banger_proto::{Code, Refusal, Request, TAP_PREFIX};
 use futures_util::StreamExt;
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -139,7 +139,11 @@ async fn requests(
             Ok((response, descriptor)) => (Ok(response), descriptor),
             Err(refusal) => (Err(refusal), None),
         };
-        connection.answer(&answer, descriptor).await?;
+        let answered = connection.answer(&answer, descriptor).await;
+        if matches!(request, Request::Nat { .. } | Request::Group { .. }) {
+            server.network.lock().await.write_old_names();
+        }
+        answered?;
     }
     Ok(())
 }

@@ -31,7 +31,7 @@ pub(super) async fn run(
     if changed {
         nat::switch(network, before, after.clone()).await?;
         // VMs of a group know each other's names.
-        network.write_names_or_note();
+        network.note_old_names();
     }
     replied(
         changed,

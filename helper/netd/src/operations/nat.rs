@@ -18,7 +18,7 @@ pub(super) async fn run(network: &mut Network, peer: &Peer, vm: &VmId, enabled: 
     if changed {
         switch(network, before, after.clone()).await?;
         // Who may go out may ask for names there.
-        network.write_names_or_note();
+        network.note_old_names();
     }
     replied(
         changed,

@@ -93,7 +93,7 @@ fn fresh(
         return Err(Refusal::new(Code::Exhausted, message).hint("banger-net gc   (or delete VMs)"));
     }
     let interface = InterfaceName::of_vm(vm);
-    if kept.values().any(|kept| kept.interface() == interface) {
+    if network.journal.with_interface(interface.as_str()).is_some() {
         let message = format!("another VM has the interface name {interface}");
         return Err(Refusal::new(Code::Busy, message).hint("banger-vm create   (with a new id)"));
     }
