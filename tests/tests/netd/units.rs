@@ -78,6 +78,68 @@ fn the_units_are_valid_and_closed() {
     }
 }
 
+/// Comments that give a reason for an opening, each with the directives behind it up to an empty line or the next
+/// comment.
+fn reasons(text: &str) -> String {
+    let mut reasons = String::new();
+    let (mut is_reason, mut was_comment) = (false, false);
+    for line in text.lines() {
+        let is_comment = line.starts_with('#');
+        is_reason = match (is_comment, was_comment) {
+            (true, true) => is_reason || line.starts_with("# Opening"),
+            (true, false) => line.starts_with("# Opening"),
+            (false, _) => is_reason && !line.is_empty(),
+        };
+        if is_reason {
+            reasons.push_str(line);
+        }
+        was_comment = is_comment;
+    }
+    reasons
+}
+
+/// What systemd-analyze(1) finds open has a reason where it is opened.
+#[test]
+fn each_opening_has_its_reason() {
+    let sandbox = Sandbox::empty();
+    let read = |name: &str| fs::read_to_string(units().join(name)).unwrap();
+    let drop_ins = ["disks.conf", "jails.conf"].map(read).concat();
+    let mut all: Vec<_> = UNITS
+        .iter()
+        .map(|(unit, _)| (*unit, read(&format!("{unit}.service"))))
+        .collect();
+    all.push(("banger-netd", format!("{}\n{drop_ins}", all[0].1)));
+    for (unit, text) in all {
+        let place = sandbox.path(&format!("{unit}.service"));
+        let installed = text.replace("/usr/libexec/banger/banger-netd", "/bin/true");
+        fs::write(
+            &place,
+            installed.replace("/usr/bin/banger-net", "/bin/true"),
+        )
+        .unwrap();
+        let said = sandbox.sh(&format!(
+            "systemd-analyze security --offline=true --no-pager --json=short {}",
+            place.display()
+        ));
+        let checks: Vec<serde_json::Value> = serde_json::from_str(said.ok().trim()).unwrap();
+        let reasons = reasons(&text);
+        let mut open = 0;
+        for check in &checks {
+            let exposure = check["exposure"].as_str().unwrap_or("0.0");
+            if exposure == "0.0" || exposure.is_empty() || check["set"] == true {
+                continue;
+            }
+            // Such as `User=/DynamicUser=` and `CapabilityBoundingSet=~CAP_NET_ADMIN`.
+            let name = check["name"].as_str().unwrap();
+            let mut directives = name.split('/').filter_map(|part| part.split('=').next());
+            let given = directives.any(|directive| reasons.contains(&format!("{directive}=")));
+            assert!(given, "{unit}: no reason for {name}");
+            open += 1;
+        }
+        assert!(open > 3, "{unit}: {said}");
+    }
+}
+
 #[test]
 fn others_leave_our_interfaces_alone() {
     for name in ["70-banger.network", "banger-networkmanager.conf"] {
