@@ -151,6 +151,11 @@ impl Netd {
         &self.running
     }
 
+    /// Waits for its end, which somebody has asked for.
+    pub fn finish(self) -> Outcome {
+        self.running.finish()
+    }
+
     /// Kills it as the kernel would, and waits for its end.
     pub fn kill(self) {
         self.running.signal(nix::sys::signal::Signal::SIGKILL);

@@ -41,6 +41,7 @@ fn names_follow_what_runs() {
     assert_eq!(ask("dev AAAA"), "NOERROR");
     assert_eq!(ask("dev ANY"), own);
     assert_eq!(ask("vm NS"), "NOERROR vm.");
+    assert!(ask("vm SOA").starts_with("NOERROR "));
     assert_eq!(ask(&first.address.to_string()), "NOERROR dev.vm.");
     assert_eq!(ask("example.org"), "REFUSED");
     assert_eq!(ask("nobody"), "NXDOMAIN");
@@ -121,6 +122,122 @@ fn names_follow_what_runs() {
 }
 
 #[test]
+fn a_name_is_never_missing_while_others_come_and_go() {
+    if skipped("root") {
+        return;
+    }
+    let sandbox = Sandbox::empty();
+    let (netns, netd) = host(&sandbox);
+    let _server = NameServer::start(&sandbox, &netns);
+    let mut ops = connect(&netd);
+    reserve(&mut ops, 0, "stays");
+    let (_, _tap) = ops.attach(vm(0)).unwrap();
+    eventually("the server knows it", PATIENCE, || {
+        asked(&sandbox, &netns, "stays")
+            .starts_with("NOERROR 10")
+            .then_some(())
+    });
+    let variable = format!("env {SOCKET}={}", netd.socket().display());
+    inside(&sandbox, &netns, &variable, "asks_while_names_change");
+}
+
+const SOCKET: &str = "BANGER_TEST_NETD";
+
+/// Each change of a name or of a rule is another file.
+#[test]
+#[ignore = "runs in a namespace of another test"]
+fn asks_while_names_change() {
+    let socket = std::env::var_os(SOCKET).unwrap();
+    let mut ops = lib_net::Client::connect(std::path::Path::new(&socket)).unwrap();
+    let server = "127.83.0.53:53".parse().unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let mut answers = 0_u32;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let lookup = lib_dns::look_up(server, "stays.vm", "A", None, PATIENCE).unwrap();
+                assert_eq!((&*lookup.code, lookup.records.len()), ("NOERROR", 1));
+                answers += 1;
+            }
+            answers
+        });
+        for round in 0..100 {
+            reserve(&mut ops, 1, &format!("other{round}"));
+            let (_, tap) = ops.attach(vm(1)).unwrap();
+            ops.nat(vm(1), round % 2 == 0).unwrap();
+            if round % 4 == 0 {
+                ops.release(vm(1)).unwrap();
+            }
+            // It goes with its descriptor, and the next round finds it gone.
+            drop(tap);
+            eventually("it is gone", PATIENCE, || {
+                (ops.status().unwrap().attached == 1).then_some(())
+            });
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(asking.join().unwrap() > 100);
+    });
+}
+
+#[test]
+fn malformed_packets_harm_nobody() {
+    if skipped("root") {
+        return;
+    }
+    let sandbox = Sandbox::empty();
+    let (netns, _netd) = host(&sandbox);
+    let _server = NameServer::start(&sandbox, &netns);
+    inside(&sandbox, &netns, "", "sends_nonsense");
+    assert_eq!(asked(&sandbox, &netns, "vm NS"), "NOERROR vm.");
+    assert_eq!(asked(&sandbox, &netns, "--tcp vm NS"), "NOERROR vm.");
+}
+
+/// To both transports of the host's side and of the guests'; a question behind it is answered.
+#[test]
+#[ignore = "runs in a namespace of another test"]
+fn sends_nonsense() {
+    let question = b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x02vm\0\0\x02\0\x01";
+    let packets: Vec<Vec<u8>> = vec![
+        Vec::new(),
+        vec![0],
+        vec![0xff; 512],
+        question[..12].to_vec(),
+        // A pointer to itself, more questions than there are, a label that is too long, and an answer.
+        b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\xc0\x0c\0\x01\0\x01".to_vec(),
+        b"\0\x01\x01\0\xff\xff\0\0\0\0\0\0".to_vec(),
+        b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x7fvm\0\0\x01\0\x01".to_vec(),
+        b"\0\x01\x81\x80\0\x01\0\0\0\0\0\0\x02vm\0\0\x02\0\x01".to_vec(),
+        vec![0x41; 65_000],
+    ];
+    for server in ["127.83.0.53:53", "10.83.0.1:53"] {
+        let server: std::net::SocketAddr = server.parse().unwrap();
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        for packet in &packets {
+            socket.send_to(packet, server).unwrap();
+            let mut stream = std::net::TcpStream::connect(server).unwrap();
+            let length = u16::try_from(packet.len()).unwrap().to_be_bytes();
+            let whole = [&length, &packet[..]].concat();
+            // It may have had enough before the end, and a length may be a lie.
+            let _ = stream.write_all(&whole);
+            let _ = stream.write_all(&[0xff, 0xff, 0]);
+            drop(stream);
+        }
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket
+            .send_to(&[&[0x77, 0x77], &question[2..]].concat(), server)
+            .unwrap();
+        let mut answer = [0; 512];
+        loop {
+            let length = socket.recv(&mut answer).unwrap();
+            if answer[..2] == [0x77, 0x77] {
+                assert!(length > question.len() && answer[3] & 15 == 0);
+                break;
+            }
+        }
+    }
+}
+
+#[test]
 fn what_is_no_vm_is_asked_of_the_hosts_resolver() {
     if skipped("root") {
         return;
@@ -156,7 +273,7 @@ fn what_is_no_vm_is_asked_of_the_hosts_resolver() {
     // Names of VMs never go there, and the network's own addresses neither.
     assert_eq!(ask("nobody.vm"), "NXDOMAIN");
     assert_eq!(ask("9.0.83.10.in-addr.arpa. PTR"), "NXDOMAIN");
-    inside(&sandbox, &netns, "asks_from_elsewhere");
+    inside(&sandbox, &netns, "", "asks_from_elsewhere");
 
     // The host gets another resolver, and then none.
     world.signal(nix::sys::signal::Signal::SIGTERM);
@@ -180,10 +297,10 @@ fn what_is_no_vm_is_asked_of_the_hosts_resolver() {
 }
 
 /// Runs another test of this program in the namespace.
-fn inside(sandbox: &Sandbox, netns: &Netns, test: &str) {
+fn inside(sandbox: &Sandbox, netns: &Netns, variables: &str, test: &str) {
     let program = std::env::current_exe().expect("a process has an executable");
     let line = format!(
-        "{} --exact --nocapture --ignored dns::serving::{test}",
+        "{variables} {} --exact --nocapture --ignored dns::serving::{test}",
         program.display()
     );
     netns.run(sandbox, &line).ok();
@@ -212,7 +329,7 @@ fn many_connections_and_slow_ones_harm_nobody() {
     let sandbox = Sandbox::empty();
     let (netns, _netd) = host(&sandbox);
     let _server = NameServer::start(&sandbox, &netns);
-    inside(&sandbox, &netns, "connects_often");
+    inside(&sandbox, &netns, "", "connects_often");
     assert_eq!(asked(&sandbox, &netns, "--tcp vm NS"), "NOERROR vm.");
 }
 

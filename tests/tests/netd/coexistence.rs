@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use banger_tests::{Netd, Netns, Sandbox};
-use lib_net::PrivilegedOps;
+use lib_net::{Client, PrivilegedOps, Simulated};
 use serde_json::Value;
 
 use super::packet::{Guest, Heard};
@@ -172,6 +172,36 @@ fn a_policy_without_docker_gets_the_rules_in_its_own_chain() {
             "{point}"
         );
     }
+}
+
+/// What every end of the seam does alike.
+fn holds(ops: &mut impl PrivilegedOps) {
+    ops.up().expect("it is allowed");
+    let mut admit = |enabled| ops.admit(enabled).expect("it is allowed");
+    assert!(!admit(false).0, "there is nothing to take back");
+    let (changed, status) = admit(true);
+    assert!(changed && status.admitted && status.up, "{status:?}");
+    assert!(!admit(true).0);
+    let (changed, status) = admit(false);
+    assert!(changed && !status.admitted, "{status:?}");
+    assert!(admit(true).0);
+    assert!(ops.down().expect("it is allowed").0);
+    assert!(!ops.status().expect("it is allowed").admitted);
+}
+
+#[test]
+fn every_end_lets_guests_through() {
+    let Some(sandbox) = sandbox() else { return };
+    let netns = Netns::new(&sandbox);
+    netns.run(&sandbox, "iptables -P FORWARD DROP").ok();
+    let before = netns.run(&sandbox, "iptables -S");
+    let netd = Netd::start(&sandbox, &netns, "");
+    holds(&mut connect(&netd));
+    netd.kill();
+    assert_eq!(netns.run(&sandbox, "iptables -S").ok(), before.ok());
+    holds(&mut Client::child(Netd::child(&sandbox, &netns, "netd")).unwrap());
+    assert_eq!(netns.run(&sandbox, "iptables -S").ok(), before.ok());
+    holds(&mut Simulated::new(0));
 }
 
 #[test]

@@ -84,6 +84,33 @@ fn holds(sandbox: &Sandbox, ops: &mut impl PrivilegedOps) {
     drop(kept);
 }
 
+/// The same for snapshots, where there is a device mapper.
+pub(crate) fn snapshots_hold(
+    ops: &mut impl PrivilegedOps,
+    image: &File,
+    exceptions: &File,
+    size: u64,
+) {
+    let refused = ops.snapshot(vm(5), image, exceptions, size);
+    assert_eq!(code(refused), Some(Code::NotFound));
+    reserve(ops, 5);
+    let device = ops
+        .snapshot(vm(5), image, exceptions, size)
+        .expect("both are files of ours");
+    let twice = ops.snapshot(vm(5), image, exceptions, size);
+    assert_eq!(code(twice), Some(Code::Busy));
+    assert!(ops.unmap(vm(5)).expect("it is allowed").0);
+    drop(device);
+    eventually("it goes when it is closed", PATIENCE, || {
+        (!ops.unmap(vm(5)).expect("it is allowed").0).then_some(())
+    });
+    let kept = ops
+        .snapshot(vm(5), image, exceptions, size)
+        .expect("it is free again");
+    assert!(ops.release(vm(5)).expect("it is allowed").0);
+    drop(kept);
+}
+
 #[test]
 fn every_end_makes_block_devices() {
     let Some(sandbox) = sandbox() else { return };
@@ -96,6 +123,10 @@ fn every_end_makes_block_devices() {
         &mut Client::child(Netd::child(&sandbox, &netns, "netd")).unwrap(),
     );
     holds(&sandbox, &mut Simulated::new(0));
+    let (_, image) = file(&sandbox, "image", &[7; 8192]);
+    let (_, exceptions) = file(&sandbox, "exceptions", &[0; 4096]);
+    // The other ends do the same in a machine that has a device mapper (`machine`).
+    snapshots_hold(&mut Simulated::new(0), &image, &exceptions, 8192);
     eventually("none is left", PATIENCE, || {
         (loops(&sandbox.path("")) == 0).then_some(())
     });
@@ -153,6 +184,40 @@ fn a_file_is_a_block_device_while_somebody_has_it() {
         );
     }
     assert_eq!(loops(&sandbox.path("")), 0);
+}
+
+#[test]
+fn a_device_that_cannot_be_taken_away_stays() {
+    let Some(sandbox) = sandbox() else { return };
+    let netns = Netns::new(&sandbox);
+    let child = |points: &str| {
+        let mut command = Netd::child(&sandbox, &netns, "netd");
+        command.env(banger_failpoint::VARIABLE, points);
+        Client::child(command).expect("it serves, whatever fails")
+    };
+    reserve(&mut child(""), 6);
+    let (_, image) = file(&sandbox, "image", &[7; 8192]);
+    for point in [
+        "netd.loop.control#1",
+        "netd.loop.open#1",
+        "netd.loop.configure#1",
+    ] {
+        let made = child(&format!("{point}=error")).loop_device(vm(6), &image, false);
+        assert_eq!(code(made), Some(Code::Failed), "{point}");
+        assert_eq!(loops(&sandbox.path("")), 0, "{point}");
+    }
+    let device = child("").loop_device(vm(6), &image, false).unwrap();
+    let before = child("").list().unwrap();
+    assert_eq!(before[0].devices, 1);
+    let stuck = "netd.loop.clear#1=error";
+    assert_eq!(code(child(stuck).unmap(vm(6))), Some(Code::Failed));
+    assert_eq!(code(child(stuck).release(vm(6))), Some(Code::Failed));
+    assert_eq!(child("").list().unwrap(), before);
+    assert!(child("").release(vm(6)).unwrap().0);
+    drop(device);
+    eventually("it goes when it is closed", PATIENCE, || {
+        (loops(&sandbox.path("")) == 0).then_some(())
+    });
 }
 
 #[test]

@@ -96,6 +96,49 @@ fn what_fails_is_undone() {
     println!("{failures} steps failed and were undone");
 }
 
+#[test]
+fn what_cannot_be_taken_away_stays() {
+    let Some(sandbox) = sandbox() else { return };
+    let netns = Netns::new(&sandbox);
+    let reserve = |number| Request::Reserve {
+        vm: vm(number),
+        name: name(number),
+        store: store(),
+    };
+    let mut ops = child(&sandbox, &netns, "");
+    for request in [Request::Up {}, reserve(1), reserve(2)] {
+        ops.call(&request).unwrap();
+    }
+    drop(ops);
+    let gc = Request::Gc {
+        store: store(),
+        keep: vec![vm(1)],
+        min_age_s: 0,
+    };
+    fails_once(&sandbox, &netns, &gc, &[reserve(2)], 2);
+    // An interface that somebody has open is there until it is taken away.
+    let detach = Request::Detach { vm: vm(1) };
+    let attach = || child(&sandbox, &netns, "").attach(vm(1)).unwrap().1;
+    let tap = attach();
+    let (points, _) = passed(&sandbox, &netns, &detach);
+    drop(tap);
+    let mut failed = 0;
+    for (point, count) in points {
+        let _tap = attach();
+        let before = seen(&sandbox, &netns);
+        let result = child(&sandbox, &netns, &format!("{point}#{count}=error")).call(&detach);
+        if result.is_err() {
+            assert_eq!(
+                seen(&sandbox, &netns),
+                before,
+                "{point} for the {count}. time"
+            );
+            failed += 1;
+        }
+    }
+    assert!(failed > 0);
+}
+
 fn go_back(sandbox: &Sandbox, netns: &Netns, back: &[Request], tap: Option<OwnedFd>) {
     drop(tap);
     let mut client = child(sandbox, netns, "");

@@ -129,6 +129,26 @@ fn without_nft_nothing_is_made() {
 }
 
 #[test]
+fn names_that_no_interface_can_have_are_refused() {
+    let Some(sandbox) = sandbox() else { return };
+    let program = Netd::program(&sandbox);
+    let (socket, state) = (sandbox.netd_socket(), sandbox.path("netd"));
+    for name in ["a234567890123456", "a/b", "../a", "..", "A", "''"] {
+        let line = format!(
+            "{} --bridge {name} --listen {} --state {}",
+            program.display(),
+            socket.display(),
+            state.display()
+        );
+        let refused = sandbox.sh(&line);
+        refused
+            .exits(2)
+            .says("not the name of an interface: 1 to 15");
+    }
+    assert!(!state.exists() && !socket.exists(), "nothing was made");
+}
+
+#[test]
 fn addresses_outside_of_the_pool_are_not_used() {
     let Some(sandbox) = sandbox() else { return };
     let netns = Netns::new(&sandbox);
