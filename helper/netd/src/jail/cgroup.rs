@@ -11,6 +11,7 @@ use banger_proto::VmId;
 use nix::libc;
 use tokio::time::timeout;
 
+use super::Ceiling;
 use crate::sys;
 
 const SLICE: &str = "banger.slice";
@@ -62,10 +63,32 @@ fn hierarchy(mounts: &str) -> Option<PathBuf> {
     found.map(|(_, place)| PathBuf::from(place))
 }
 
-pub(super) fn make(vm: &VmId) -> io::Result<PathBuf> {
-    let path = path(vm)?;
+pub(super) fn make(vm: &VmId, ceiling: Ceiling) -> io::Result<PathBuf> {
+    let slice = slice()?;
+    let path = slice.join(unit(vm));
     fs::create_dir_all(&path)?;
+    limit(&slice, &path, ceiling)?;
     Ok(path)
+}
+
+/// Of version 2, where this host has the controllers for its slices. What all of the host has is not switched on for
+/// us, and the hierarchy of version 1 that is taken has none.
+fn limit(slice: &Path, path: &Path, ceiling: Ceiling) -> io::Result<()> {
+    let there = match fs::read_to_string(slice.join("cgroup.controllers")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        there => there?,
+    };
+    for (controller, file, limit) in [
+        ("memory", "memory.max", ceiling.memory),
+        ("pids", "pids.max", ceiling.tasks.into()),
+    ] {
+        if there.split_whitespace().any(|word| word == controller) {
+            let enable = format!("+{controller}");
+            fs::write(slice.join("cgroup.subtree_control"), enable)?;
+            fs::write(path.join(file), limit.to_string())?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes one in which nothing runs any more. One that is gone is as good.
@@ -183,6 +206,32 @@ fn is(error: &io::Error, number: i32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits_are_written_where_there_are_controllers() {
+        let base = tempfile::tempdir().unwrap();
+        let (slice, jail) = (base.path(), base.path().join("jail"));
+        fs::create_dir(&jail).unwrap();
+        let ceiling = Ceiling {
+            memory: 1 << 30,
+            tasks: 130,
+        };
+        let written = || fs::read_dir(&jail).unwrap().count();
+        limit(slice, &jail, ceiling).unwrap();
+        assert_eq!(written(), 0, "version 1");
+        fs::write(slice.join("cgroup.controllers"), "hugetlb\n").unwrap();
+        limit(slice, &jail, ceiling).unwrap();
+        assert_eq!(written(), 0);
+        fs::write(slice.join("cgroup.controllers"), "cpu memory pids\n").unwrap();
+        limit(slice, &jail, ceiling).unwrap();
+        let read = |name: &str| fs::read_to_string(jail.join(name)).unwrap();
+        assert_eq!(
+            (&*read("memory.max"), &*read("pids.max")),
+            ("1073741824", "130")
+        );
+        let enabled = fs::read_to_string(slice.join("cgroup.subtree_control"));
+        assert_eq!(enabled.unwrap(), "+pids", "the last one");
+    }
 
     #[test]
     fn version_2_is_taken_before_version_1_and_systemds_before_a_controllers() {

@@ -46,7 +46,7 @@ const DEVICES: [&str; 2] = ["/dev/null", "/dev/urandom"];
 const KVM: &str = "/dev/kvm";
 
 /// Of a kernel and an initramfs, in bytes.
-const LONGEST: u64 = 1 << 30;
+pub(super) const LONGEST: u64 = 1 << 30;
 
 /// CAP_LAST_CAP is smaller for a long time to come.
 const CAPABILITIES: i32 = 63;

@@ -44,6 +44,14 @@ const SYSTEMD_RUN: &str = "/usr/bin/systemd-run";
 /// A directory that exists exactly where systemd is the service manager (sd_booted(3)).
 const BOOTED: &str = "/run/systemd/system";
 
+/// What a machine monitor takes besides its guest's memory, in bytes; in emulation also for translated instructions, of
+/// which QEMU keeps a gibibyte at most (tb-size).
+const OVERHEAD: u64 = 512 << 20;
+const TRANSLATED: u64 = 1 << 30;
+
+/// Threads besides those of processors; QEMU's pool for disks has 64.
+const THREADS: u32 = 128;
+
 /// What the administrator says about jails.
 #[derive(Debug, Clone)]
 pub(crate) struct Jails {
@@ -69,6 +77,32 @@ pub(crate) struct Parts {
     pub(crate) disks: Vec<File>,
 }
 
+/// What a jail may take of the host, kept by its cgroup: what was asked for and what that needs, so that a caller's
+/// machines cannot be larger than they say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Ceiling {
+    /// In bytes.
+    memory: u64,
+    tasks: u32,
+}
+
+impl Ceiling {
+    fn of(machine: &Machine, parts: &Parts) -> io::Result<Ceiling> {
+        let mut memory = (u64::from(machine.memory_mib) << 20) + OVERHEAD;
+        if machine.acceleration == Acceleration::Emulation {
+            memory += TRANSLATED;
+        }
+        // Copied into the jail's root, which is memory of the jail.
+        for file in [&parts.kernel, &parts.initrd] {
+            memory += file.metadata()?.len().min(inside::LONGEST);
+        }
+        Ok(Ceiling {
+            memory,
+            tasks: u32::from(machine.cpus) + THREADS,
+        })
+    }
+}
+
 /// For the process that becomes the machine monitor; numbers are of descriptors that it inherits.
 #[derive(Debug, Serialize, Deserialize)]
 struct Entrance {
@@ -84,6 +118,15 @@ struct Entrance {
     /// What the machine monitor has, beside its standard streams.
     kept: Vec<RawFd>,
     kvm: bool,
+}
+
+/// Where a jail's processes are.
+#[derive(Debug, Clone, Copy)]
+enum Place<'a> {
+    /// In one that was made for it.
+    Cgroup(&'a Path),
+    /// In one that systemd makes.
+    Scope(Ceiling),
 }
 
 impl Jails {
@@ -106,8 +149,15 @@ impl Jails {
         }
         let scope = Path::new(BOOTED).exists() && Path::new(SYSTEMD_RUN).exists();
         point("netd.jail.cgroup")?;
-        let cgroup = if scope { None } else { Some(cgroup::make(vm)?) };
-        let started = self.start(vm, uid, machine, parts, cgroup.as_deref()).await;
+        let ceiling = Ceiling::of(machine, parts)?;
+        let cgroup = match scope {
+            true => None,
+            false => Some(cgroup::make(vm, ceiling)?),
+        };
+        let place = cgroup
+            .as_deref()
+            .map_or(Place::Scope(ceiling), Place::Cgroup);
+        let started = self.start(vm, uid, machine, parts, place).await;
         if started.is_err() {
             // The cause is told; an empty cgroup is taken again by the next launch.
             let _ = cgroup::remove(vm).await;
@@ -121,13 +171,16 @@ impl Jails {
         uid: u32,
         machine: &Machine,
         parts: &Parts,
-        cgroup: Option<&Path>,
+        place: Place<'_>,
     ) -> io::Result<OwnedFd> {
         let kept = Inherited::of(parts)?;
         let entrance = Entrance {
             uid,
             root: self.root.clone(),
-            cgroup: cgroup.map(Path::to_owned),
+            cgroup: match place {
+                Place::Cgroup(path) => Some(path.to_owned()),
+                Place::Scope(_) => None,
+            },
             program: self.qemu.clone(),
             arguments: qemu::arguments(vm, machine, &kept, parts.tap.as_ref().map(|(_, mac)| *mac)),
             kernel: kept.kernel.as_raw_fd(),
@@ -142,9 +195,9 @@ impl Jails {
         let (said, says) = io::pipe()?;
         let mut said = pipe::Receiver::from_owned_fd(said.into())?;
         let own = std::env::current_exe()?;
-        let mut command = match cgroup {
-            Some(_) => Command::new(own),
-            None => in_scope(vm, &own),
+        let mut command = match place {
+            Place::Cgroup(_) => Command::new(own),
+            Place::Scope(ceiling) => in_scope(vm, &own, ceiling),
         };
         command
             .arg(WORD)
@@ -228,7 +281,7 @@ impl Jails {
 }
 
 /// systemd-run executes the program in its own place, so process id and descriptors stay (systemd-run(1), --scope).
-fn in_scope(vm: &VmId, program: &Path) -> Command {
+fn in_scope(vm: &VmId, program: &Path, ceiling: Ceiling) -> Command {
     let mut command = Command::new(SYSTEMD_RUN);
     command
         .args([
@@ -239,6 +292,8 @@ fn in_scope(vm: &VmId, program: &Path) -> Command {
             "--slice=banger",
         ])
         .arg(format!("--unit={}", cgroup::unit(vm)))
+        .arg(format!("--property=MemoryMax={}", ceiling.memory))
+        .arg(format!("--property=TasksMax={}", ceiling.tasks))
         .arg("--")
         .arg(program);
     command
