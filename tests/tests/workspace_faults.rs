@@ -212,7 +212,7 @@ fn no_room_for_a_copy(sandbox: &Sandbox) {
     sandbox
         .sh(
             "export at=$(echo $PWD/store/vms/*/workspaces) && unshare -m sh -c '\
-             for place in $at /var/tmp /dev/shm; do mount -t tmpfs -o size=1m tmpfs $place; done && \
+             for place in $at /var/tmp /dev/shm; do mount -t tmpfs -o size=1m,mode=0700 tmpfs $place; done && \
              TMPDIR=$at exec banger-ws prepare --quiet --mode full v big'",
         )
         .ok();

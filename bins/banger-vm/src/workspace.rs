@@ -151,6 +151,15 @@ pub(crate) fn words(
 ) -> Result<(Option<String>, Option<PathBuf>), Failure> {
     if let Some(directory) = &directory {
         let shown = directory.display();
+        let swapped = image.as_deref().filter(|image| begins_like_a_path(image));
+        if !is_path(directory)
+            && let Some(repository) = swapped
+        {
+            return Err(Failure::usage(format!(
+                "the image comes first, and then the repository: {repository} is a path, `{shown}` is none"
+            ))
+            .hint(format!("banger-vm run {shown} {repository} -- …")));
+        }
         if !is_path(directory) {
             return Err(Failure::usage(format!(
                 "`{shown}` is no path: a command comes after --, a repository has a slash in it"
@@ -219,6 +228,9 @@ mod tests {
             assert_eq!(said(image, directory, named).unwrap(), expected);
         }
         assert!(said(Some("x"), Some("repo"), None).is_err());
+        let swapped = said(Some("./repo"), Some("debian:12"), None).unwrap_err();
+        let hint = swapped.parts().1.unwrap_or_default();
+        assert_eq!(hint, "banger-vm run debian:12 ./repo -- …");
         assert!(said(Some("./x"), Some("./y"), None).is_err());
         assert!(said(Some("./x"), None, Some("y")).is_err());
     }

@@ -19,10 +19,11 @@ The VM never sees the repository itself, and nothing that it says is executed by
 
 Examples:
   banger-ws prepare dev ~/src/app            files and the last commit, at ~/app in the VM
-  banger-vm exec dev -- make -C app test
+  banger-vm exec dev -- make test            runs there
   banger-ws diff dev                         look at what changed
   banger-ws apply dev --to try/fix           exactly what was looked at, as a branch
   banger-ws export dev -o fix.patch          or as a patch
+  banger-vm run debian:12 ./app -- make test all at once, in a VM that goes when nothing changed
 
 Exit status: 0 done, 1 failed, 2 usage, 3 not found, 4 busy, 70 bug."
 )]
@@ -69,8 +70,8 @@ pub(crate) enum ModeArg {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-What goes: tracked files as they are in the working tree, and untracked ones that are not ignored. With
---from, the files of that commit instead. The VM gets no remotes, no configuration and no hooks.
+What goes: tracked files as they are in the working tree, and untracked ones that are not ignored.
+With --from, the files of that commit instead. The VM gets no remotes, no configuration and no hooks.
 
 Examples:
   banger-ws prepare dev                      the repository of the current directory
@@ -163,12 +164,14 @@ pub(crate) struct ExportArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-On a terminal the patch is shown in colour (unless NO_COLOR is set) by $PAGER, or less; characters that would
-drive the terminal, or hide something, are shown as what they are. In a pipe it is what `git apply` takes.
+On a terminal the patch is shown in colour (unless NO_COLOR is set) by $PAGER, or less; characters
+that would drive the terminal, or hide something, are shown as what they are. In a pipe it is what
+`git apply` takes.
 
-What deserves a look is said first: hook, ci, autorun and build run by themselves; executable; symlink,
-symlink-out (leads out of the repository); attributes and submodules, by which git does things; odd-name;
-filtered (as the VM has it: what this host's git does to such files, as for Git LFS, is not done yet).
+What deserves a look is said first: hook, ci, autorun and build run by themselves; executable;
+symlink, symlink-out (leads out of the repository); attributes and submodules, by which git does
+things; odd-name; filtered (as the VM has it: what this host's git does to such files, as for Git
+LFS, is not done yet).
 
 Examples:
   banger-ws diff dev

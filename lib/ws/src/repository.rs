@@ -61,7 +61,9 @@ impl Repository {
                     let path = top.unwrap_or_else(|| absolute.clone());
                     WsError::NotYours { path }
                 }
-                WsError::Git { words, .. } => refused(words),
+                WsError::Git { words, .. } => {
+                    refused(words.trim_start_matches("fatal: ").to_owned())
+                }
                 error => error,
             })?;
         let objects = path(ask(&["--git-path", "objects"])?);

@@ -33,9 +33,13 @@ pub(crate) fn run(session: &mut Session, args: &WatchArgs) -> Result<(), Failure
     let agent = guest::of(session, &vm);
     let watched = agent.watch(what, None, &mut |changes| {
         if std::mem::take(&mut first) {
+            let directories = match changes.directories {
+                1 => "1 directory".to_owned(),
+                many => format!("{many} directories"),
+            };
             session.note(&format!(
-                "watching {} directories at {} in {}; Ctrl-C ends it",
-                changes.directories, workspace.path, vm.name
+                "watching {directories} at {} in {}; Ctrl-C ends it",
+                workspace.path, vm.name
             ));
         }
         let printed = lines.print(session, &vm, changes, ignored.as_mut());
