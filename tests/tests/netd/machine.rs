@@ -258,6 +258,7 @@ fn inside() {
 fn installed_inside() {
     progress("it begins");
     installed::replaces_what_runs();
+    progress("it serves the same VM");
 }
 
 const IMAGE: &str = "/root/disks/image";
