@@ -149,6 +149,7 @@ fn nothing_is_half_made_when_a_copy_ends_early() {
     sandbox
         .sh("banger-vm create --network none --name v busybox")
         .ok();
+    commands_go_on_beside_a_copy(&sandbox);
     sandbox.sh("banger-vm exec v -- mkdir /tmp/partial").ok();
     // The archive does not end, so the copy is under way whenever the signal comes.
     let mut feed = sandbox.start("exec banger-vm cp - v:/tmp/partial");
@@ -178,4 +179,30 @@ fn nothing_is_half_made_when_a_copy_ends_early() {
             list.ok().is_empty().then_some(())
         },
     );
+}
+
+/// A command waits for some of a copy's frames, and not for its end: how much of the file is there says how many went
+/// by from one command to the next.
+fn commands_go_on_beside_a_copy(sandbox: &Sandbox) {
+    const FRAME: u64 = 32 << 10;
+    const FRAMES: u64 = 300_000_000 / FRAME;
+    sandbox.sh("head -c 300000000 /dev/urandom > bulk").ok();
+    let copying = sandbox.start("exec banger-vm cp --quiet bulk v:/root/bulk");
+    let arrived = || {
+        let size = sandbox.sh("banger-vm exec v -- sh -c 'stat -c %s /root/.banger-*'");
+        let bytes: u64 = size.stdout.trim().parse().ok()?;
+        (bytes > 0).then_some(bytes / FRAME)
+    };
+    let patience = std::time::Duration::from_secs(60);
+    let first = banger_tests::eventually("some of it is there", patience, arrived);
+    let second = arrived().expect("a command was quicker than the copy");
+    let waited = second - first;
+    assert!(
+        waited <= FRAMES / 2 && second < FRAMES,
+        "{waited} of {FRAMES} frames went by"
+    );
+    copying.finish().exits(0);
+    sandbox
+        .sh("banger-vm cp --quiet v:/root/bulk back.bulk && cmp bulk back.bulk && rm bulk back.bulk")
+        .ok();
 }

@@ -37,7 +37,12 @@ fn guests_that_fail_are_told_apart() {
 
     // So is too much memory: the command is killed and not the agent.
     let hog = sandbox.sh("banger-vm exec v -- sh -c 'x=xxxxxxxx; while :; do x=$x$x$x$x; done'");
-    assert_ne!(hog.status, 0, "{hog}");
+    hog.exits(128 + 9);
+    let console = sandbox.sh("banger-vm logs v");
+    assert!(
+        console.ok().contains("Out of memory: Killed process"),
+        "{console}"
+    );
     sandbox.sh("banger-vm ping v").ok();
 
     // A console that is flooded is kept, by a monitor that does not grow.
