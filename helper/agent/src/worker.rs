@@ -44,6 +44,16 @@ pub(crate) fn has_failed() -> bool {
     }
 }
 
+/// What a worker does last, whatever ends it: it wakes who waits, and what that needs is gone when a thread's own values
+/// are dropped.
+struct Leave;
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        drop(PANICKED.take());
+    }
+}
+
 /// All workers.
 #[derive(Debug, Default)]
 pub(crate) struct Workers {
@@ -76,9 +86,10 @@ impl Workers {
         };
         let output = Output { sender, spares };
         let (ready, begun) = oneshot::channel();
-        let (panicking, ended) = oneshot::channel();
+        let (panicking, mut ended) = oneshot::channel();
         let body = move || {
             PANICKED.set(Some(panicking));
+            let _leave = Leave;
             let rights = sys::take_rights(credentials.as_ref());
             let allowed = rights.is_ok();
             if ready.send(rights).is_ok() && allowed {
@@ -86,8 +97,6 @@ impl Workers {
                 let _ = sys::never_preempt();
                 work(input, output);
             }
-            // Here, for it wakes who waits, and what that needs is gone when a thread's own values are dropped.
-            drop(PANICKED.take());
         };
         let failed = |error: io::Error| spawn::failed("start a thread", &error);
         sys::keep_freed_memory();
@@ -100,11 +109,25 @@ impl Workers {
             Ok(rights) => rights.map_err(failed),
             Err(_) => Err(failed(io::ErrorKind::Other.into())),
         };
+        let mut panicked = None;
         if begun.is_ok() {
-            // Dropping its ends is what ends the worker when the caller is gone.
-            let _: Result<(), Gone> = self.pass(caller, batches, early, pieces, used).await;
+            // One that panicked holds its ends for ever.
+            let panic = async {
+                panicked = Some((&mut ended).await.is_ok());
+                if panicked == Some(false) {
+                    std::future::pending::<()>().await;
+                }
+            };
+            // Dropping our ends is what ends the worker when the caller is gone.
+            tokio::select! {
+                _gone = self.pass(caller, batches, early, pieces, used) => {}
+                () = panic => {}
+            }
         }
-        let panicked = ended.await.is_ok();
+        let panicked = match panicked {
+            Some(panicked) => panicked,
+            None => ended.await.is_ok(),
+        };
         self.running.set(self.running.get() - 1);
         self.changed.notify_waiters();
         if self.running.get() == 0 {
