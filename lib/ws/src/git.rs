@@ -93,6 +93,24 @@ impl Git {
         })
     }
 
+    /// Refuses what is no name of a branch (git-check-ref-format(1)), shorthands such as `@{-1}` too.
+    ///
+    /// # Errors
+    /// [`WsError::Usage`].
+    pub(crate) fn check_branch(&self, top: &Path, branch: &str) -> Result<()> {
+        let valid = self
+            .of_user(top, "check-ref-format")
+            .args(["--branch", branch])
+            .line_if_any()?;
+        match valid.as_deref() == Some(branch) {
+            true => Ok(()),
+            false => Err(WsError::Usage {
+                what: format!("`{branch}` is no name of a branch"),
+                hint: "git help check-ref-format".into(),
+            }),
+        }
+    }
+
     /// In a bare repository of ours. What is in it may come from a guest.
     pub(crate) fn scratch(
         &self,
@@ -399,5 +417,17 @@ mod tests {
         let error = git.of_user(base.path(), "rev-parse").arg("HEAD").output();
         let error = error.unwrap_err().to_string();
         assert!(error.contains("not a git repository"), "{error}");
+    }
+
+    #[test]
+    fn names_that_are_no_branches_are_refused() {
+        let place = tempfile::tempdir().unwrap();
+        let git = Git::find().unwrap();
+        git.of_user(place.path(), "init").output().unwrap();
+        git.check_branch(place.path(), "fix/one").unwrap();
+        for name in ["", "a..b", "-x", "@{-1}", "a b", "x.lock", "HEAD"] {
+            let refused = git.check_branch(place.path(), name);
+            assert!(matches!(refused, Err(WsError::Usage { .. })), "{name}");
+        }
     }
 }

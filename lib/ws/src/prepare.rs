@@ -215,16 +215,7 @@ fn branch(git: &Git, repository: &Repository, request: &Prepare) -> Result<Optio
             None => repository.branch.clone(),
         });
     };
-    let valid = git
-        .of_user(&repository.top, "check-ref-format")
-        .args(["--branch", branch])
-        .line_if_any()?;
-    if valid.as_deref() != Some(branch) {
-        return Err(WsError::Usage {
-            what: format!("`{branch}` is no name of a branch"),
-            hint: "git help check-ref-format".into(),
-        });
-    }
+    git.check_branch(&repository.top, branch)?;
     Ok(Some(branch.clone()))
 }
 

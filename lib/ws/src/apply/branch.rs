@@ -18,15 +18,7 @@ impl Work<'_> {
         self.refuse_nothing()?;
         let top = &self.row.source;
         let user = |name: &str| self.git.of_user(top, name);
-        let valid = user("check-ref-format")
-            .args(["--branch", branch])
-            .line_if_any()?;
-        if valid.as_deref() != Some(branch) {
-            return Err(WsError::Usage {
-                what: format!("`{branch}` is no name of a branch"),
-                hint: "git help check-ref-format".into(),
-            });
-        }
+        self.git.check_branch(top, branch)?;
         let name = format!("refs/heads/{branch}");
         let listed = user("worktree").args(["list", "--porcelain"]).output()?;
         let mark = format!("branch {name}");
