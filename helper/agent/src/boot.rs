@@ -91,17 +91,14 @@ fn boot() -> Result<(), BootError> {
     let init = init::choose(&config.init)?;
     let systemd = init.as_ref().is_some_and(|argv| init::is_systemd(&argv[0]));
     files::write(&config, systemd);
-    let runtime = runtime().context(|| "starting the runtime".to_owned())?;
-    let tasks = LocalSet::new();
-    tasks
-        .block_on(&runtime, network::configure(config.network.as_ref()))
+    network::configure(config.network.as_ref())
         .map_err(|error| BootError(format!("network: {error}")))?;
     match init {
-        None => tasks.block_on(&runtime, serve(config, &hidden)),
-        Some(argv) => {
-            drop((tasks, runtime));
-            match beside::hand_over(&config, &hidden, &argv)? {}
+        None => {
+            let runtime = runtime().context(|| "starting the runtime".to_owned())?;
+            LocalSet::new().block_on(&runtime, serve(config, &hidden))
         }
+        Some(argv) => match beside::hand_over(&config, &hidden, &argv)? {},
     }
 }
 

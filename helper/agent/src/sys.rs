@@ -1,7 +1,9 @@
-//! The system calls that neither std nor nix offers safely. Unsafe code: this module only.
+//! The system calls that neither std nor nix offers safely. Unsafe code: this module and its parts only.
 //!
 //! Everything that runs between fork and exec is here too.
 #![allow(unsafe_code)]
+
+pub(crate) mod netdevice;
 
 use std::convert::Infallible;
 use std::ffi::CString;
@@ -240,30 +242,6 @@ pub(crate) fn resize(terminal: BorrowedFd<'_>, size: TerminalSize) -> io::Result
     };
     // SAFETY: the pointer is to a live winsize, which is what TIOCSWINSZ reads.
     unsafe { set_winsize(terminal.as_raw_fd(), &size) }?;
-    Ok(())
-}
-
-/// Brings up the loopback interface (netdevice(7)).
-///
-/// # Errors
-/// Those of socket(2) and ioctl(2).
-pub(crate) fn loopback_up() -> io::Result<()> {
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-    nix::ioctl_read_bad!(interface_flags, libc::SIOCGIFFLAGS, libc::ifreq);
-    nix::ioctl_write_ptr_bad!(set_interface_flags, libc::SIOCSIFFLAGS, libc::ifreq);
-    let flags = SockFlag::SOCK_CLOEXEC;
-    let socket = socket(AddressFamily::Inet, SockType::Datagram, flags, None)?;
-    // SAFETY: all zeros are a valid ifreq.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
-        *to = from.cast_signed();
-    }
-    // SAFETY: the pointers are to a live ifreq, whose flags the kernel has filled in when they are read.
-    unsafe {
-        interface_flags(socket.as_raw_fd(), &raw mut request)?;
-        request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short;
-        set_interface_flags(socket.as_raw_fd(), &raw const request)?;
-    }
     Ok(())
 }
 
