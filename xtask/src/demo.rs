@@ -18,12 +18,15 @@ use crate::{fixtures, packages};
 /// Runs the demonstration.
 pub(crate) fn demo() -> Result<()> {
     let start = Instant::now();
-    timed("packages", || packages::install(&[packages::DEMO]))?;
+    let missing = timed("packages", || packages::missing(&[packages::DEMO]))?;
     // One waits for the network, the other for the processor.
-    let (bin, fixtures) = timed("executables, kernel package and base image", || {
+    let (bin, fixtures) = timed("packages, executables, kernel and base image", || {
         let bin = build::target()?.join("release");
         std::thread::scope(|scope| {
-            let made = scope.spawn(|| fixtures::for_demo(bin));
+            let made = scope.spawn(|| {
+                missing.install()?;
+                fixtures::for_demo(bin)
+            });
             let built = build::shown();
             let fixtures = made.join().map_err(|_| "making the fixtures panicked")??;
             Ok((built?, fixtures))

@@ -181,8 +181,11 @@ const UNPRIVILEGED: &[Package] = &[package(
     "lets mmdebstrap work without root",
 )];
 
-/// Installs what is missing, after naming it.
-pub(crate) fn install(sets: &[&[Package]]) -> Result<()> {
+/// Packages that are to be installed, and were named.
+pub(crate) struct Missing(Vec<&'static str>);
+
+/// Names what is missing, each with its reason, and makes sure that it can be installed.
+pub(crate) fn missing(sets: &[&[Package]]) -> Result<Missing> {
     let unprivileged: &[Package] = if is_root() { &[] } else { UNPRIVILEGED };
     let missing: Vec<&Package> = sets
         .iter()
@@ -191,24 +194,39 @@ pub(crate) fn install(sets: &[&[Package]]) -> Result<()> {
         .flatten()
         .filter(|package| !Path::new(package.file).exists())
         .collect();
+    let names: Vec<&'static str> = missing.iter().map(|package| package.name).collect();
     if missing.is_empty() {
         println!("   nothing to install, all packages are there");
-        return Ok(());
+        return Ok(Missing(names));
     }
     println!("   to be installed from the distribution:");
     for package in &missing {
         println!("     {:16} {}", package.name, package.why);
     }
-    let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
     if !Path::new("/usr/bin/apt-get").exists() {
         return Err(format!("no apt-get here; install yourself: {}", names.join(" ")).into());
     }
-    let mut install = as_root("apt-get");
-    install
-        .args(["install", "--yes", "--no-install-recommends", "-qq"])
-        .args(&names);
-    update_lists_for(&names)?;
-    run(&mut install)
+    if !is_root() {
+        // It may ask for a password, which must not get lost in what follows.
+        run(Command::new("sudo").arg("--validate"))?;
+    }
+    Ok(Missing(names))
+}
+
+impl Missing {
+    /// Installs them.
+    pub(crate) fn install(self) -> Result<()> {
+        let Missing(names) = self;
+        if names.is_empty() {
+            return Ok(());
+        }
+        let mut install = as_root("apt-get");
+        install
+            .args(["install", "--yes", "--no-install-recommends", "-qq"])
+            .args(&names);
+        update_lists_for(&names)?;
+        run(&mut install)
+    }
 }
 
 /// Reads the package lists again when one of `names` is not in them.

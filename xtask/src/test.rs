@@ -38,20 +38,23 @@ pub(crate) fn storm() -> Result<()> {
 
 /// Installs and makes what is missing.
 pub(crate) fn fixtures() -> Result<()> {
-    packages::install(&[packages::DEMO, packages::TEST])?;
+    packages::missing(&[packages::DEMO, packages::TEST])?.install()?;
     fixtures::prepare(build::target()?.join("debug")).map(drop)
 }
 
 /// Installs what is missing, builds, and runs the tests.
 pub(crate) fn test(args: &Args) -> Result<()> {
     let start = Instant::now();
-    timed("packages", || {
-        packages::install(&[packages::DEMO, packages::TEST])
+    let missing = timed("packages", || {
+        packages::missing(&[packages::DEMO, packages::TEST])
     })?;
     let bin = build::target()?.join("debug");
-    let fixtures = timed("executables, kernel package and base image", || {
+    let fixtures = timed("packages, executables, kernel and base images", || {
         std::thread::scope(|scope| {
-            let made = scope.spawn(|| fixtures::prepare(bin));
+            let made = scope.spawn(|| {
+                missing.install()?;
+                fixtures::prepare(bin)
+            });
             let built = build::build(Profile::Test);
             let fixtures = made.join().map_err(|_| "making the fixtures panicked")??;
             built.map(|_| fixtures)

@@ -70,7 +70,7 @@ pub(crate) fn bench(args: &Args) -> Result<()> {
     if wants(What::Guests) {
         needed.push(packages::SSH_BENCH);
     }
-    timed("packages", || packages::install(&needed))?;
+    timed("packages", || packages::missing(&needed)?.install())?;
     let bin = timed("executables", || match args.what {
         What::Image => build::programs(&["banger-image"]),
         _ => build::build(Profile::Release),
