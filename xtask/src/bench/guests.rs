@@ -150,9 +150,14 @@ impl Bench {
         let handles: serde_json::Value =
             serde_json::from_str(&fs::read_to_string(vm.path().join("handles.json"))?)?;
         let map = fs::read_to_string(format!("/proc/{}/smaps_rollup", handles["monitor_pid"]))?;
-        map.lines()
-            .find_map(|line| line.strip_prefix("Pss:"))
-            .and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok())
-            .ok_or_else(|| "smaps_rollup has no Pss".into())
+        kibibytes(&map, "Pss")
     }
+}
+
+/// A field of /proc/PID/smaps_rollup (proc_pid_smaps(5)).
+pub(super) fn kibibytes(map: &str, field: &str) -> Result<u64> {
+    map.lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
+        .and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok())
+        .ok_or_else(|| format!("smaps_rollup has no {field}: {map}").into())
 }

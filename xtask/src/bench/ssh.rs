@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use banger_tests::{Compression, Entry, Image, Layer, programs};
 
+use super::guests::kibibytes;
 use super::start_up::wall;
 use super::{Bench, Row, compared, middle};
 use crate::step::{Result, captured};
@@ -53,7 +54,7 @@ impl Bench {
         captured(create.env("BANGER_VM_AUTHORIZED_KEYS", &public))?;
         let start = ["exec", "d", "--", "sh", "-c", SERVE];
         captured(&mut self.command("banger-vm", &start))?;
-        let client = |proxy: &str| -> Result<Command> {
+        let client = |proxy: &str, command: &str| {
             let program = self.fixtures.bin().join("banger-vm");
             let mut ssh = Command::new("ssh");
             ssh.args(["-F", "none", "-o", "ProxyUseFdpass=yes", "-o"])
@@ -74,24 +75,31 @@ impl Bench {
                     "-i",
                 ])
                 .arg(&key)
-                .args(["-l", "root", "d", "true"])
+                .args(["-l", "root", "d", command])
                 .env("BANGER_STORE", self.store())
                 .env("BANGER_RUNTIME_DIR", self.runtime.path());
-            Ok(ssh)
+            ssh
         };
         let own = "ssh-proxy --fdpass d";
         let theirs = "ssh-proxy --fdpass --port 22 d";
         let begin = Instant::now();
-        while !client(theirs)?.stderr(Stdio::null()).status()?.success() {
+        while !client(theirs, "true")
+            .stderr(Stdio::null())
+            .status()?
+            .success()
+        {
             if begin.elapsed() > PATIENCE {
                 return Err("dropbear does not answer in the guest".into());
             }
         }
         let (mut ours, mut peers) = (Vec::new(), Vec::new());
         for _ in 0..runs * 5 {
-            ours.push(wall(&mut client(own)?)?);
-            peers.push(wall(&mut client(theirs)?)?);
+            ours.push(wall(&mut client(own, "true"))?);
+            peers.push(wall(&mut client(theirs, "true"))?);
         }
+        // Of a command's parent, which is the connection's process.
+        let map = "cat /proc/$PPID/smaps_rollup";
+        let maps = [own, theirs].map(|proxy| captured(&mut client(proxy, map)));
         captured(&mut self.command("banger-vm", &["delete", "--quiet", "--force", "d"]))?;
         let ours = middle(ours).ok_or("ssh was measured")?;
         let peers = middle(peers).ok_or("ssh was measured")?;
@@ -101,6 +109,21 @@ impl Bench {
             "Dropbear in the guest",
             peers,
         ));
+        let [ours, peers] = maps;
+        let (ours, peers) = (ours?, peers?);
+        for (what, field) in [
+            ("process of an SSH connection, resident", "Rss"),
+            ("the same, written by itself", "Private_Dirty"),
+        ] {
+            let (ours, peers) = (kibibytes(&ours, field)?, kibibytes(&peers, field)?);
+            rows.push([
+                what.into(),
+                format!("{ours} KiB"),
+                "Dropbear in the guest".into(),
+                format!("{peers} KiB"),
+                format!("{:.2}", ours as f64 / peers as f64),
+            ]);
+        }
         Ok(())
     }
 }
