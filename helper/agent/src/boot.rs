@@ -30,13 +30,14 @@ use std::time::Duration;
 
 use banger_wire::config::{self, GuestConfig};
 use nix::sys::resource::{Resource, setrlimit};
-use tokio::signal::unix::{SignalKind, signal};
+use nix::sys::signal::Signal;
 use tokio::task::{LocalSet, spawn_local};
 
 use self::root::Hidden;
 use crate::port::Port;
 use crate::role::{self, Role};
 use crate::serve::Agent;
+use crate::signals::Signals;
 use crate::{console, runtime, shutdown, sys};
 
 /// First argument of the agent beside the image's init; descriptors follow.
@@ -98,7 +99,11 @@ fn boot() -> Result<(), BootError> {
             let runtime = runtime().context(|| "starting the runtime".to_owned())?;
             LocalSet::new().block_on(&runtime, serve(config, &hidden))
         }
-        Some(argv) => match beside::hand_over(&config, &hidden, &argv)? {},
+        Some(argv) => {
+            // The agent is the guest's only way to the host: the OOM killer must spare it, as it spares process 1.
+            let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
+            match beside::hand_over(&config, &hidden, &argv)? {}
+        }
     }
 }
 
@@ -138,9 +143,7 @@ fn read_config() -> Result<GuestConfig, BootError> {
     }
 }
 
-/// The agent is the guest's only way to the host: the OOM killer must spare it.
 fn protect_self() {
-    let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
     let limit = sys::OPEN_FILES_HARD;
     let _ = setrlimit(Resource::RLIMIT_NOFILE, limit, limit);
     // Ctrl-Alt-Del becomes SIGINT, which shuts down in order.
@@ -222,16 +225,16 @@ async fn serve(config: GuestConfig, hidden: &Hidden) -> Result<(), BootError> {
 
 /// The signals by which `poweroff`, `halt` and Ctrl-Alt-Del reach PID 1 (busybox, kernel).
 async fn obey_signals(agent: Rc<Agent>) -> io::Result<()> {
-    let mut halt = signal(SignalKind::user_defined1())?;
-    let mut power_off = signal(SignalKind::user_defined2())?;
-    let mut ctrl_alt_del = signal(SignalKind::interrupt())?;
-    let mut reboot = signal(SignalKind::terminate())?;
+    // Halt, power off, Ctrl-Alt-Del, reboot.
+    let signals = Signals::new(&[
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGINT,
+        Signal::SIGTERM,
+    ])?;
     loop {
-        tokio::select! {
-            _ = halt.recv() => {}
-            _ = power_off.recv() => {}
-            _ = ctrl_alt_del.recv() => {}
-            _ = reboot.recv() => agent.reboot_in_the_end(),
+        if signals.next().await? == Signal::SIGTERM {
+            agent.reboot_in_the_end();
         }
         agent.request_stop(OWN_SHUTDOWN_GRACE);
     }

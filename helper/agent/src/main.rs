@@ -22,6 +22,7 @@ mod role;
 mod serve;
 mod sftp;
 mod shutdown;
+mod signals;
 mod sockets;
 mod spawn;
 mod splice;

@@ -10,8 +10,9 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
+
+use crate::signals::Signals;
 
 /// The end of a command, for any number of tasks that wait for it.
 #[derive(Debug, Default)]
@@ -48,12 +49,12 @@ impl Processes {
     /// Reaps for ever.
     ///
     /// # Errors
-    /// Those of installing the handler of SIGCHLD.
+    /// Those of [`Signals::new`].
     pub(crate) async fn reap(&self) -> io::Result<()> {
-        let mut children = signal(SignalKind::child())?;
+        let children = Signals::new(&[Signal::SIGCHLD])?;
         loop {
             self.reap_now();
-            children.recv().await;
+            children.next().await?;
         }
     }
 

@@ -7,7 +7,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use banger_wire::agent::{CallError, CallErrorKind, Exec, TerminalSize};
 use banger_wire::config::Process;
@@ -18,7 +17,7 @@ use nix::unistd::{Gid, Uid, pipe2};
 
 use crate::account::{self, Account};
 use crate::role::{Role, role};
-use crate::sys::{self, Child, Stage};
+use crate::sys::{self, Child, Stage, Standard};
 use crate::{command, console};
 
 /// Where programs are when the image does not say.
@@ -63,7 +62,7 @@ struct Plan {
 /// # Errors
 /// Why it cannot run, for the caller's exit status.
 pub(crate) fn spawn(exec: &Exec, defaults: &Process) -> Result<Spawned, CallError> {
-    let (pid, ends) = start(exec, defaults, |command| connect(command, exec))?;
+    let (pid, ends) = start(exec, defaults, || connect(exec))?;
     Ok(Spawned { pid, ends })
 }
 
@@ -72,11 +71,14 @@ pub(crate) fn spawn(exec: &Exec, defaults: &Process) -> Result<Spawned, CallErro
 /// # Errors
 /// Why it cannot run.
 pub(crate) fn spawn_on_console(exec: &Exec, defaults: &Process) -> Result<u32, CallError> {
-    let connect = |command: &mut Command| {
-        let device = console::device()?;
-        let (input, output) = (Stdio::null(), device.try_clone()?);
-        command.stdin(input).stdout(output).stderr(device);
-        Ok(())
+    let connect = || {
+        let device = OwnedFd::from(console::device()?);
+        let standard = Standard {
+            input: sys::null()?,
+            output: device.try_clone()?,
+            error: device,
+        };
+        Ok((standard, ()))
     };
     Ok(start(exec, defaults, connect)?.0)
 }
@@ -104,21 +106,18 @@ pub(crate) fn spawn_self(
         directory: c_string(b"/")?,
     };
     let (ours, theirs) = UnixStream::pair().map_err(|e| failed("make a socket", &e))?;
-    let mut command = Command::new(file);
     let connected = theirs.try_clone().and_then(|input| {
         ours.set_nonblocking(true)?;
         // Smaller is slower, no worse.
         let _ = setsockopt(&ours, SndBufForce, &IN_FLIGHT);
-        command
-            .stdin(OwnedFd::from(input))
-            .stdout(OwnedFd::from(theirs));
-        command.stderr(Stdio::null());
-        Ok(())
+        Ok(Standard {
+            input: input.into(),
+            output: theirs.into(),
+            error: sys::null()?,
+        })
     });
-    connected.map_err(|e| failed("make a socket", &e))?;
-    let spawned = sys::spawn(&mut command, child);
-    drop(command);
-    match spawned {
+    let standard = connected.map_err(|e| failed("make a socket", &e))?;
+    match sys::spawn(standard, &child) {
         Ok(pid) => Ok((pid, ours.into())),
         Err((_, error)) => Err(failed("start a process", &error)),
     }
@@ -127,7 +126,7 @@ pub(crate) fn spawn_self(
 fn start<T>(
     exec: &Exec,
     defaults: &Process,
-    connect: impl FnOnce(&mut Command) -> io::Result<T>,
+    connect: impl FnOnce() -> io::Result<(Standard, T)>,
 ) -> Result<(u32, T), CallError> {
     let plan = plan(exec, defaults)?;
     let account = &plan.account;
@@ -140,12 +139,8 @@ fn start<T>(
         credentials: credentials(account),
         directory: c_string(plan.directory.as_bytes())?,
     };
-    let mut command = Command::new(&plan.file);
-    let ends = connect(&mut command).map_err(|e| failed("make pipes", &e))?;
-    let spawned = sys::spawn(&mut command, child);
-    // Our copies of the child's ends live in `command`; while they are open there is no end of file.
-    drop(command);
-    match spawned {
+    let (standard, ends) = connect().map_err(|e| failed("make pipes", &e))?;
+    match sys::spawn(standard, &child) {
         Ok(pid) => Ok((pid, ends)),
         Err((Stage::Exec, error)) => Err(command::explain(&plan.file, &error)),
         Err((Stage::Directory, error)) => Err(bad_request(format!(
@@ -258,46 +253,56 @@ fn directory(exec: &Exec, defaults: &Process) -> Result<String, CallError> {
     }
 }
 
-fn connect(command: &mut Command, exec: &Exec) -> io::Result<Ends> {
+fn connect(exec: &Exec) -> io::Result<(Standard, Ends)> {
     if let Some(size) = exec.terminal {
         let (master, slave) = terminal(size)?;
-        command
-            .stdin(slave.try_clone()?)
-            .stdout(slave.try_clone()?)
-            .stderr(slave);
-        return Ok(Ends::Terminal(master));
+        return Ok((on_terminal(slave)?, Ends::Terminal(master)));
     }
-    pipes(command, exec.stdin)
+    pipes(exec.stdin)
 }
 
-/// Gives a command pipes, and `/dev/null` as standard input without `stdin`; returns our ends.
+/// All three on a terminal.
 ///
 /// # Errors
-/// Those of pipe(2).
-pub(crate) fn pipes(command: &mut Command, stdin: bool) -> io::Result<Ends> {
-    let stdin = if stdin {
-        let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
-        command.stdin(read);
-        Some(write)
-    } else {
-        command.stdin(Stdio::null());
-        None
-    };
-    let (stdout, write) = pipe2(OFlag::O_CLOEXEC)?;
-    command.stdout(write);
-    let (stderr, write) = pipe2(OFlag::O_CLOEXEC)?;
-    command.stderr(write);
-    for end in stdin.iter().chain([&stdout, &stderr]) {
-        fcntl(end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    }
-    Ok(Ends::Pipes {
-        stdin,
-        stdout,
-        stderr,
+/// Those of dup(2).
+pub(crate) fn on_terminal(slave: OwnedFd) -> io::Result<Standard> {
+    Ok(Standard {
+        input: slave.try_clone()?,
+        output: slave.try_clone()?,
+        error: slave,
     })
 }
 
-fn terminal(size: TerminalSize) -> io::Result<(OwnedFd, std::fs::File)> {
+/// Pipes for a command, and `/dev/null` as standard input without `stdin`; its ends and ours.
+///
+/// # Errors
+/// Those of pipe(2).
+pub(crate) fn pipes(stdin: bool) -> io::Result<(Standard, Ends)> {
+    let (input, stdin) = if stdin {
+        let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+        (read, Some(write))
+    } else {
+        (sys::null()?, None)
+    };
+    let (stdout, output) = pipe2(OFlag::O_CLOEXEC)?;
+    let (stderr, error) = pipe2(OFlag::O_CLOEXEC)?;
+    for end in stdin.iter().chain([&stdout, &stderr]) {
+        fcntl(end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    }
+    let standard = Standard {
+        input,
+        output,
+        error,
+    };
+    let ends = Ends::Pipes {
+        stdin,
+        stdout,
+        stderr,
+    };
+    Ok((standard, ends))
+}
+
+fn terminal(size: TerminalSize) -> io::Result<(OwnedFd, OwnedFd)> {
     let master =
         posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
     grantpt(&master)?;
@@ -308,7 +313,7 @@ fn terminal(size: TerminalSize) -> io::Result<(OwnedFd, std::fs::File)> {
         .custom_flags(nix::libc::O_NOCTTY)
         .open(ptsname_r(&master)?)?;
     sys::resize(std::os::fd::AsFd::as_fd(&slave), size)?;
-    Ok((master.into(), slave))
+    Ok((master.into(), slave.into()))
 }
 
 fn c_strings(strings: &[String]) -> Result<Vec<CString>, CallError> {

@@ -21,7 +21,6 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as Socket;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use banger_wire::config::{Process, Ssh};
@@ -37,7 +36,7 @@ use crate::console;
 use crate::process::{Processes, signal_group};
 use crate::relay::relay;
 use crate::role::{Role, role};
-use crate::sys::{self, Child};
+use crate::sys::{self, Child, Standard};
 
 /// More at once are refused.
 const MAX_CONNECTIONS: usize = 64;
@@ -121,11 +120,13 @@ impl Server {
 }
 
 fn start(socket: OwnedFd) -> io::Result<u32> {
-    let mut command = Command::new(sys::OWN_PROGRAM);
-    command.stdin(socket).stdout(Stdio::null());
-    match console::device() {
-        Ok(device) => command.stderr(device),
-        Err(_) => command.stderr(Stdio::null()),
+    let standard = Standard {
+        input: socket,
+        output: sys::null()?,
+        error: match console::device() {
+            Ok(device) => device.into(),
+            Err(_) => sys::null()?,
+        },
     };
     let child = Child {
         file: CString::new(sys::OWN_PROGRAM)?,
@@ -136,7 +137,7 @@ fn start(socket: OwnedFd) -> io::Result<u32> {
         credentials: None,
         directory: c"/".to_owned(),
     };
-    sys::spawn(&mut command, child).map_err(|(_, error)| error)
+    sys::spawn(standard, &child).map_err(|(_, error)| error)
 }
 
 /// Reads the briefing from a connection's process's socket.

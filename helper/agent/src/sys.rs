@@ -3,23 +3,26 @@
 //! Everything that runs between fork and exec is here too.
 #![allow(unsafe_code)]
 
+mod child;
 pub(crate) mod netdevice;
 
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
-use std::process::Command;
 
 use banger_wire::agent::TerminalSize;
 use nix::libc;
 use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signalfd::SignalFd;
 use nix::unistd::{ForkResult, Gid, Pid, Uid};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+pub(crate) use self::child::{Child, Stage, Standard, null, spawn};
+use self::child::{default_signals, reset_oom_score};
 
 nix::ioctl_write_ptr_bad!(set_winsize, libc::TIOCSWINSZ, libc::winsize);
 nix::ioctl_write_int_bad!(set_controlling_terminal, libc::TIOCSCTTY);
@@ -149,6 +152,15 @@ fn c_strings(strings: &[String]) -> io::Result<Vec<CString>> {
 pub(crate) fn watch(descriptor: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is open and stays the same descriptor until it is dropped.
     Ok(unsafe { AsyncFd::register_with_interest(descriptor, interest) }?)
+}
+
+/// As [`watch`], for signals.
+///
+/// # Errors
+/// Those of epoll_ctl(2).
+pub(crate) fn watch_signals(descriptor: SignalFd) -> io::Result<AsyncFd<SignalFd>> {
+    // SAFETY: as above; it owns its descriptor.
+    Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
 }
 
 /// From here on this thread runs when nobody else wants to (sched(7), `SCHED_IDLE`).
@@ -345,122 +357,5 @@ pub(crate) fn add_entropy(urandom: &File, bytes: &[u8]) -> io::Result<()> {
         // the length of the array.
         unsafe { add_entropy(urandom.as_raw_fd(), &pool) }?;
     }
-    Ok(())
-}
-
-/// What happens in the child after the fork, and what it becomes.
-#[derive(Debug)]
-pub(crate) struct Child {
-    /// The program; no search in `PATH`.
-    pub(crate) file: CString,
-    /// Its arguments with its name first.
-    pub(crate) arguments: Vec<CString>,
-    /// `NAME=value`.
-    pub(crate) environment: Vec<CString>,
-    /// Descriptor 0 becomes the controlling terminal.
-    pub(crate) terminal: bool,
-    /// Undo what PID 1 set for itself: OOM protection and limits.
-    pub(crate) reset: bool,
-    /// Change to this user; `None` leaves credentials alone.
-    pub(crate) credentials: Option<(Uid, Gid, Vec<Gid>)>,
-    /// Working directory, entered with the new credentials.
-    pub(crate) directory: CString,
-}
-
-/// Where in the child a spawn failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stage {
-    /// Session, terminal or limits.
-    Setup,
-    /// setgroups, setgid, setuid.
-    Credentials,
-    /// The working directory.
-    Directory,
-    /// execve(2) itself.
-    Exec,
-}
-
-/// Starts `child` in a session of its own with the standard input and output of `command`, and
-/// returns its process id. The caller reaps.
-///
-/// The child executes itself instead of leaving that to `command`, whose execvp(3) gives a file of
-/// an unknown format to `/bin/sh` and so hides that it cannot run.
-///
-/// # Errors
-/// The stage in the child that failed and its error.
-pub(crate) fn spawn(command: &mut Command, child: Child) -> Result<u32, (Stage, io::Error)> {
-    let (failed_read, failed_write) =
-        nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_NONBLOCK)
-            .map_err(|e| (Stage::Setup, e.into()))?;
-    let prepare = move || -> io::Result<()> {
-        let mut stage = Stage::Setup;
-        let Err(error) = child.become_command(&mut stage);
-        let _ = nix::unistd::write(&failed_write, &[stage as u8]);
-        Err(error)
-    };
-    // SAFETY: `prepare` makes system calls on values made before the fork and allocates only for
-    // execve; glibc's fork leaves its allocator usable, whatever other threads did.
-    unsafe { command.pre_exec(prepare) };
-    match command.spawn() {
-        Ok(process) => Ok(process.id()),
-        Err(error) => {
-            let mut stage = [Stage::Exec as u8];
-            let _ = nix::unistd::read(&failed_read, &mut stage);
-            let stage = [Stage::Setup, Stage::Credentials, Stage::Directory]
-                .into_iter()
-                .find(|s| *s as u8 == stage[0])
-                .unwrap_or(Stage::Exec);
-            Err((stage, error))
-        }
-    }
-}
-
-impl Child {
-    fn become_command(&self, stage: &mut Stage) -> io::Result<Infallible> {
-        if self.reset {
-            reset_oom_score()?;
-            setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES_SOFT, OPEN_FILES_HARD)?;
-        }
-        default_signals();
-        nix::unistd::setsid()?;
-        if self.terminal {
-            // SAFETY: descriptor 0 is the terminal that `Command` put there; the argument is a number.
-            unsafe { set_controlling_terminal(0, 0) }?;
-        }
-        *stage = Stage::Credentials;
-        if let Some((uid, gid, groups)) = &self.credentials {
-            nix::unistd::setgroups(groups)?;
-            nix::unistd::setgid(*gid)?;
-            nix::unistd::setuid(*uid)?;
-        }
-        *stage = Stage::Directory;
-        nix::unistd::chdir(self.directory.as_c_str())?;
-        nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-        *stage = Stage::Exec;
-        Ok(nix::unistd::execve(
-            &self.file,
-            &self.arguments,
-            &self.environment,
-        )?)
-    }
-}
-
-/// A command must not inherit a signal that who started the agent ignores (exec(3p): ignored stays ignored).
-fn default_signals() {
-    use nix::sys::signal::{SigHandler, Signal, signal};
-    for number in Signal::iterator() {
-        // SAFETY: no handler of ours is replaced by another; SIGKILL and SIGSTOP are refused, and stay.
-        let _ = unsafe { signal(number, SigHandler::SigDfl) };
-    }
-}
-
-fn reset_oom_score() -> io::Result<()> {
-    let flags = nix::fcntl::OFlag::O_WRONLY | nix::fcntl::OFlag::O_CLOEXEC;
-    let file = nix::fcntl::open(
-        c"/proc/self/oom_score_adj",
-        flags,
-        nix::sys::stat::Mode::empty(),
-    )?;
-    nix::unistd::write(file.as_fd(), b"0")?;
     Ok(())
 }

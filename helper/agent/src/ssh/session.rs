@@ -6,7 +6,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::Command;
 use std::rc::Rc;
 
 use banger_wire::agent::{CHUNK, CallError, CallErrorKind, Exit, TerminalSize};
@@ -24,7 +23,7 @@ use super::flow::Held;
 use super::inputs::{Input, Start, Terminal};
 use crate::account::Account;
 use crate::process::{Ended, signal_group};
-use crate::spawn::{Ends, pipes};
+use crate::spawn::{Ends, on_terminal, pipes};
 use crate::sys::{self, Stage};
 
 /// What a program writes to standard error (RFC 4254, section 5.2).
@@ -129,18 +128,14 @@ impl Session {
             kind: CallErrorKind::Failed,
             message: format!("the guest could not start a process: {error}"),
         };
-        let mut program = Command::new(&file);
-        let ends = match terminal {
-            Some(terminal) => {
-                let slave = || terminal.slave.try_clone().map_err(failed);
-                program.stdin(slave()?).stdout(slave()?).stderr(slave()?);
-                Ends::Terminal(terminal.master)
+        let (standard, ends) = match terminal {
+            Some(Terminal { slave, master, .. }) => {
+                let standard = on_terminal(slave.into()).map_err(failed)?;
+                (standard, Ends::Terminal(master))
             }
-            None => pipes(&mut program, true).map_err(failed)?,
+            None => pipes(true).map_err(failed)?,
         };
-        let spawned = sys::spawn(&mut program, child);
-        // Its copies of the child's ends keep them open.
-        drop(program);
+        let spawned = sys::spawn(standard, &child);
         let pid = spawned.map_err(|(stage, error)| match stage {
             Stage::Exec => crate::command::explain(file.as_ref(), &error),
             _ => failed(error),
