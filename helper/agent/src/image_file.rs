@@ -38,8 +38,14 @@ pub(crate) fn write(path: &Path, content: &str) -> io::Result<()> {
         }
         other => other?,
     };
-    file.set_len(0)?;
-    file.write_all(content.as_bytes())
+    let before = file.metadata()?.len();
+    file.write_all(content.as_bytes())?;
+    let after = content.len() as u64;
+    // Not emptied first: that ext4 would write it to the disk when it is closed (its documentation, auto_da_alloc).
+    if before > after {
+        file.set_len(after)?;
+    }
+    Ok(())
 }
 
 fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use banger_wire::config::{Disk, GuestConfig, Init, Root};
 use nix::errno::Errno;
@@ -40,8 +40,8 @@ const DATA_FOR_INIT: &str = "/run/initramfs/banger-data";
 pub(super) fn enter(config: &GuestConfig) -> Result<Hidden, BootError> {
     let disks = match &config.root {
         Root::Disk { image } => {
-            mount_disk(image, NEW_ROOT, MsFlags::empty())?;
-            grow_root(&disk::find(&image.serial)?, NEW_ROOT)?;
+            let device = mount_disk(image, NEW_ROOT, MsFlags::empty())?;
+            grow_root(&device, NEW_ROOT)?;
             Vec::new()
         }
         Root::Snapshot {
@@ -57,8 +57,8 @@ pub(super) fn enter(config: &GuestConfig) -> Result<Hidden, BootError> {
         }
         Root::Overlay { image, data } => {
             mount_disk(image, IMAGE, MsFlags::MS_RDONLY)?;
-            mount_disk(data, DATA, MsFlags::empty())?;
-            grow_root(&disk::find(&data.serial)?, DATA)?;
+            let device = mount_disk(data, DATA, MsFlags::empty())?;
+            grow_root(&device, DATA)?;
             mount_overlay()?;
             if config.init != Init::Agent {
                 show_data().context(|| format!("showing {DATA} at {DATA_FOR_INIT}"))?;
@@ -106,8 +106,11 @@ fn grow_root(device: &Path, root: &str) -> Result<(), BootError> {
         .context(|| format!("growing the file system of {}", device.display()))
 }
 
-fn mount_disk(disk: &Disk, target: &str, flags: MsFlags) -> Result<(), BootError> {
-    mount_device(&disk::find(&disk.serial)?, disk, target, flags)
+/// Returns the device.
+fn mount_disk(disk: &Disk, target: &str, flags: MsFlags) -> Result<PathBuf, BootError> {
+    let device = disk::find(&disk.serial)?;
+    mount_device(&device, disk, target, flags)?;
+    Ok(device)
 }
 
 fn mount_device(device: &Path, disk: &Disk, target: &str, flags: MsFlags) -> Result<(), BootError> {
@@ -164,19 +167,19 @@ fn show_data() -> io::Result<()> {
     )?)
 }
 
-/// `/proc` comes last: the others are reached through it.
+/// Into directories that are held open, so that a link cannot lead out of the image between a look and the mount.
 fn move_kernel_mounts() -> Result<(), BootError> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let root = open(NEW_ROOT, flags, Mode::empty()).context(|| format!("opening {NEW_ROOT}"))?;
     for name in ["dev", "sys", "run", "proc"] {
         directory_inside(&root, name)
             .and_then(|target| {
-                let target = format!("/proc/self/fd/{}", target.as_raw_fd());
+                nix::unistd::fchdir(&target)?;
                 let source = format!("/{name}");
                 let flags = MsFlags::MS_MOVE;
                 Ok(mount(
                     Some(source.as_str()),
-                    target.as_str(),
+                    ".",
                     None::<&str>,
                     flags,
                     None::<&str>,
