@@ -194,33 +194,43 @@ pub(super) async fn listen(
 ) {
     let accepting = async {
         match &listener {
-            Listener::Tcp(first, second) => loop {
-                let accepted = match second {
+            Listener::Tcp(first, second) => {
+                let accept = async || match second {
                     Some(second) => tokio::select! {
                         accepted = first.accept() => accepted,
                         accepted = second.accept() => accepted,
                     },
                     None => first.accept().await,
                 };
-                match accepted {
-                    Ok((socket, from)) => {
-                        let _ = socket.set_nodelay(true);
-                        offer(&connection, &origin, socket, Some(from));
-                    }
-                    Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
-                }
-            },
-            Listener::Unix(listener, _) => loop {
-                match listener.accept().await {
-                    Ok((socket, _)) => offer(&connection, &origin, socket, None),
-                    Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
-                }
-            },
+                accept_each(accept, |(socket, from): (TcpStream, _)| {
+                    let _ = socket.set_nodelay(true);
+                    offer(&connection, &origin, socket, Some(from));
+                })
+                .await;
+            }
+            Listener::Unix(listener, _) => {
+                let accept = async || listener.accept().await;
+                accept_each(accept, |(socket, _)| {
+                    offer(&connection, &origin, socket, None)
+                })
+                .await;
+            }
         }
     };
     tokio::select! {
         () = accepting => {}
         _ = cancelled.changed() => {}
+    }
+}
+
+/// Takes connections for ever. One that cannot be had now cannot be had a moment later either, and nobody may spin
+/// meanwhile.
+async fn accept_each<T>(mut accept: impl AsyncFnMut() -> io::Result<T>, mut take: impl FnMut(T)) {
+    loop {
+        match accept().await {
+            Ok(accepted) => take(accepted),
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
     }
 }
 
@@ -334,4 +344,30 @@ enum Ended {
     Early,
     /// The channel is gone.
     Closed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_accepted_is_not_asked_for_again_at_once() {
+        let runtime = crate::runtime().unwrap();
+        let (mut asked, mut taken) = (0, 0);
+        let accept = async || {
+            asked += 1;
+            // Without a pause this never gives up the processor, and the time below never comes.
+            assert!(asked < 100, "asked again and again");
+            match asked {
+                1 | 2 => Ok(()),
+                _ => Err(nix::errno::Errno::EMFILE.into()),
+            }
+        };
+        let accepting = accept_each(accept, |()| taken += 1);
+        let a_moment = ACCEPT_PAUSE / 20;
+        let ended = runtime.block_on(async { tokio::time::timeout(a_moment, accepting).await });
+        assert!(ended.is_err(), "it goes on for ever");
+        assert_eq!(taken, 2);
+        assert!(asked >= 3);
+    }
 }

@@ -6,23 +6,36 @@ use std::time::{Duration, Instant};
 
 use banger_wire::port;
 use lib_guest::Error;
-use russh::keys::PrivateKey;
+use russh::client::{ChannelOpenHandle, Msg, Session};
 use russh::keys::ssh_key::LineEnding;
 use russh::keys::ssh_key::private::{Ed25519Keypair, KeypairData};
+use russh::keys::{PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate};
+use russh::{Channel, client};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::timeout;
 
 use crate::harness::Harness;
 use crate::{argv, run};
 
 /// As many connections as the agent serves at once.
 const LIMIT: usize = 64;
+/// As many forwarded connections as it offers to one client at once.
+const OFFERED: usize = 200;
 /// Nothing takes so long, on whatever machine.
 const DEADLINE: Duration = Duration::from_secs(60);
 
+fn key(seed: u8) -> PrivateKey {
+    let key = KeypairData::Ed25519(Ed25519Keypair::from_seed(&[seed; 32]));
+    PrivateKey::new(key, "test").unwrap()
+}
+
+/// The client's key is [`key`] of 8.
 fn agent() -> Harness {
-    let key = KeypairData::Ed25519(Ed25519Keypair::from_seed(&[7; 32]));
-    let key = PrivateKey::new(key, "test").unwrap();
-    let key = key.to_openssh(LineEnding::LF).unwrap();
-    let ssh = serde_json::json!({"host_key": *key, "authorized_keys": []});
+    let host_key = key(7).to_openssh(LineEnding::LF).unwrap();
+    let authorized = key(8).public_key().to_openssh().unwrap();
+    let ssh = serde_json::json!({"host_key": *host_key, "authorized_keys": [authorized]});
     Harness::with_ssh(&ssh.to_string())
 }
 
@@ -91,4 +104,90 @@ fn connections_beyond_the_limit_are_refused_until_one_ends() {
         assert!(start.elapsed() < DEADLINE, "the place is not given back");
         std::thread::yield_now();
     }
+}
+
+/// A client that takes every forwarded connection, and hands it on.
+struct Client(UnboundedSender<Channel<Msg>>);
+
+impl client::Handler for Client {
+    type Error = russh::Error;
+
+    async fn check_server_key(&mut self, _: &PublicKeyOrCertificate) -> Result<bool, russh::Error> {
+        Ok(true)
+    }
+
+    async fn server_channel_open_forwarded_tcpip(
+        &mut self,
+        channel: Channel<Msg>,
+        _: &str,
+        _: u32,
+        _: &str,
+        _: u32,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), russh::Error> {
+        reply.accept().await;
+        let _ = self.0.send(channel);
+        Ok(())
+    }
+}
+
+/// Logs in as whoever runs the test.
+async fn log_in(agent: &Harness) -> (client::Handle<Client>, UnboundedReceiver<Channel<Msg>>) {
+    let stream = agent.guest().dial(port::SSH).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let stream = tokio::net::UnixStream::from_std(stream).unwrap();
+    let (sender, received) = unbounded_channel();
+    let mut client = client::connect_stream(Default::default(), stream, Client(sender))
+        .await
+        .unwrap();
+    let user = nix::unistd::geteuid().to_string();
+    let key = PrivateKeyWithHashAlg::new(key(8).into(), None);
+    let answer = client.authenticate_publickey(user, key).await.unwrap();
+    assert!(answer.success());
+    (client, received)
+}
+
+#[test]
+fn forwarded_connections_beyond_the_limit_are_closed_until_one_ends() {
+    let agent = agent();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let (client, mut channels) = log_in(&agent).await;
+        let port = client.tcpip_forward("127.0.0.1", 0).await.unwrap();
+        let port = u16::try_from(port).unwrap();
+        let connect = || TcpStream::connect(("127.0.0.1", port));
+        let mut open = Vec::new();
+        for _ in 0..OFFERED {
+            let connection = connect().await.unwrap();
+            let channel = timeout(DEADLINE, channels.recv()).await.unwrap().unwrap();
+            open.push((connection, channel));
+        }
+        let mut refused = connect().await.unwrap();
+        tokio::select! {
+            ended = refused.read_u8() => assert!(ended.is_err(), "nobody sent anything"),
+            _ = channels.recv() => panic!("the client is offered one more"),
+            () = tokio::time::sleep(DEADLINE) => panic!("one more is neither closed nor offered"),
+        }
+        let (connection, channel) = open.pop().unwrap();
+        drop(connection);
+        channel.close().await.unwrap();
+        let again = async {
+            loop {
+                let mut connection = connect().await.unwrap();
+                tokio::select! {
+                    // Its place was not free yet.
+                    _ = connection.read_u8() => {}
+                    channel = channels.recv() => break channel.unwrap(),
+                }
+            }
+        };
+        timeout(DEADLINE, again)
+            .await
+            .expect("the place is given back");
+    });
+    exec_works(&agent);
 }
