@@ -27,6 +27,7 @@ mod nix_flake;
 mod nix_harness;
 mod nix_images;
 mod nix_module;
+mod one_program;
 mod operations;
 mod pipeline;
 mod ports;
