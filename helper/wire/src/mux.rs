@@ -3,18 +3,24 @@
 //! Frame: `kind: u8`, three zero bytes, `stream: u32`, `length: u32` (little-endian), payload. Each
 //! side begins with `HELLO`. The host opens odd streams, the guest even ones. A sender may have at
 //! most [`WINDOW`] unacknowledged bytes per stream, so a peer that stalls one stream stalls no other,
-//! and memory is bounded by `streams × WINDOW` whatever the peer sends.
+//! and memory is bounded by `streams × WINDOW` whatever the peer sends. A receiver that has memory for
+//! more gives more credit ([`Mux::widen`]).
 
 use std::collections::{HashMap, VecDeque};
 
-/// Bytes a sender may have in flight on one stream.
+/// Bytes a sender may have in flight on one stream, unless its receiver gives it more.
 pub const WINDOW: u32 = 256 * 1024;
+/// Bytes a receiver may let be in flight on one stream.
+pub const MAX_WINDOW: u32 = 16 * WINDOW;
 /// Largest payload of a `DATA` frame, in bytes.
 pub const MAX_DATA: usize = 32 * 1024;
 /// Streams one side may have open at once.
 pub const MAX_STREAMS: usize = 1024;
 /// [`Mux::send`] accepts nothing while this many bytes wait for the channel.
 pub const OUTPUT_HIGH_WATER: usize = 256 * 1024;
+/// Capacity that [`Mux::output`] keeps: for a window with its headers, or a stream that uses all of its own would have
+/// it allocated each time.
+const OUTPUT_KEPT: usize = WINDOW as usize + 4096;
 
 const HEADER: usize = 12;
 const MAGIC: &[u8; 8] = b"bngrmux\0";
@@ -85,6 +91,8 @@ pub enum MuxError {
 struct Stream {
     accepted: bool,
     send_credit: u32,
+    /// What the peer may have in flight to us.
+    window: u32,
     receive_credit: u32,
     unreturned: u32,
     sent_finish: bool,
@@ -96,6 +104,7 @@ impl Stream {
         Stream {
             accepted,
             send_credit: WINDOW,
+            window: WINDOW,
             receive_credit: WINDOW,
             unreturned: 0,
             sent_finish: false,
@@ -114,6 +123,21 @@ pub fn begins_channel(bytes: &[u8]) -> bool {
     bytes.starts_with(&hello)
 }
 
+/// A frame as far as it has arrived.
+#[derive(Debug)]
+struct Frame {
+    kind: u8,
+    stream: StreamId,
+    length: usize,
+    payload: Vec<u8>,
+}
+
+impl Frame {
+    fn missing(&self) -> usize {
+        self.length - self.payload.len()
+    }
+}
+
 /// One end of the mux.
 #[derive(Debug)]
 pub struct Mux {
@@ -121,7 +145,10 @@ pub struct Mux {
     next: StreamId,
     greeted: bool,
     streams: HashMap<StreamId, Stream>,
-    input: Vec<u8>,
+    /// The beginning of a header.
+    header: Vec<u8>,
+    /// A frame whose end has not arrived.
+    partial: Option<Frame>,
     output: Vec<u8>,
     output_start: usize,
     events: VecDeque<Event>,
@@ -135,7 +162,8 @@ impl Mux {
             next: if side == Side::Host { 1 } else { 2 },
             greeted: false,
             streams: HashMap::new(),
-            input: Vec::new(),
+            header: Vec::with_capacity(HEADER),
+            partial: None,
             output: Vec::new(),
             output_start: 0,
             events: VecDeque::new(),
@@ -150,25 +178,46 @@ impl Mux {
     ///
     /// # Errors
     /// The peer broke the protocol; drop the channel.
-    pub fn receive(&mut self, bytes: &[u8]) -> Result<(), MuxError> {
-        self.input.extend_from_slice(bytes);
-        let mut at = 0;
-        while let Some(header) = self.input[at..].first_chunk::<HEADER>() {
-            let kind = header[0];
-            let stream = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
-            let length = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
-            self.check_header(kind, length)?;
-            let start = at + HEADER;
-            let end = start + length as usize;
-            if self.input.len() < end {
-                break;
+    pub fn receive(&mut self, mut bytes: &[u8]) -> Result<(), MuxError> {
+        loop {
+            let mut frame = match self.partial.take() {
+                Some(frame) => frame,
+                None => match self.next_header(&mut bytes)? {
+                    Some(frame) => frame,
+                    None => return Ok(()),
+                },
+            };
+            // Gathered where it stays: these are all the bytes of every stream.
+            let (payload, rest) = bytes.split_at(frame.missing().min(bytes.len()));
+            frame.payload.extend_from_slice(payload);
+            bytes = rest;
+            if frame.missing() > 0 {
+                self.partial = Some(frame);
+                return Ok(());
             }
-            let payload = self.input[start..end].to_vec();
-            self.handle(kind, stream, payload)?;
-            at = end;
+            self.handle(frame.kind, frame.stream, frame.payload)?;
         }
-        self.input.drain(..at);
-        Ok(())
+    }
+
+    /// A frame without its payload; none when `bytes` end before it begins.
+    fn next_header(&mut self, bytes: &mut &[u8]) -> Result<Option<Frame>, MuxError> {
+        let (more, rest) = bytes.split_at(bytes.len().min(HEADER - self.header.len()));
+        self.header.extend_from_slice(more);
+        *bytes = rest;
+        let Some(header) = self.header.first_chunk::<HEADER>() else {
+            return Ok(None);
+        };
+        let kind = header[0];
+        let stream = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
+        let length = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
+        self.header.clear();
+        self.check_header(kind, length)?;
+        Ok(Some(Frame {
+            kind,
+            stream,
+            length: length as usize,
+            payload: Vec::with_capacity(length as usize),
+        }))
     }
 
     fn check_header(&self, kind: u8, length: u32) -> Result<(), MuxError> {
@@ -214,7 +263,7 @@ impl Mux {
                     stream.send_credit = stream
                         .send_credit
                         .saturating_add(word(&payload))
-                        .min(WINDOW);
+                        .min(MAX_WINDOW);
                 }
             }
             FINISH => {
@@ -316,13 +365,13 @@ impl Mux {
         }
     }
 
-    /// How many bytes [`Mux::send`] would take now.
+    /// How many bytes [`Mux::send`] would take now; at most a [`WINDOW`], however much the peer wants.
     pub fn writable(&self, id: StreamId) -> usize {
         if self.output().len() >= OUTPUT_HIGH_WATER {
             return 0;
         }
         match self.streams.get(&id) {
-            Some(stream) if !stream.sent_finish => stream.send_credit as usize,
+            Some(stream) if !stream.sent_finish => stream.send_credit.min(WINDOW) as usize,
             _ => 0,
         }
     }
@@ -345,11 +394,25 @@ impl Mux {
             return;
         };
         stream.unreturned += bytes as u32;
-        // Returned in quarters of the window, so that credit frames stay rare.
-        if stream.unreturned >= WINDOW / 4 && !stream.received_finish {
+        // In quarters of the window, so that credit frames stay rare; often enough for a peer that keeps to [`WINDOW`].
+        let due = (stream.window / 4).min(WINDOW / 2);
+        if stream.unreturned >= due && !stream.received_finish {
             let credit = std::mem::take(&mut stream.unreturned);
             stream.receive_credit += credit;
             self.frame(CREDIT, id, &credit.to_le_bytes());
+        }
+    }
+
+    /// Lets the peer have `window` bytes in flight on this stream, at most [`MAX_WINDOW`]; never less than before.
+    pub fn widen(&mut self, id: StreamId, window: u32) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let more = window.min(MAX_WINDOW).saturating_sub(stream.window);
+        if more > 0 && !stream.received_finish {
+            stream.window += more;
+            stream.receive_credit += more;
+            self.frame(CREDIT, id, &more.to_le_bytes());
         }
     }
 
@@ -374,7 +437,7 @@ impl Mux {
         if self.output_start == self.output.len() {
             self.output.clear();
             self.output_start = 0;
-            self.output.shrink_to(OUTPUT_HIGH_WATER);
+            self.output.shrink_to(OUTPUT_KEPT);
         } else if self.output_start >= OUTPUT_HIGH_WATER {
             self.output.drain(..self.output_start);
             self.output_start = 0;
@@ -476,6 +539,60 @@ mod tests {
         guest.consumed(slow, WINDOW as usize);
         pump(&mut host, &mut guest, 100_000);
         assert_eq!(host.writable(slow), WINDOW as usize);
+    }
+
+    #[test]
+    fn a_receiver_may_want_more_at_a_time() {
+        let (mut host, mut guest) = pair();
+        let id = host.open(1).unwrap();
+        pump(&mut host, &mut guest, 1000);
+        let fill = |host: &mut Mux, guest: &mut Mux| {
+            let mut total = 0;
+            loop {
+                let sent = host.send(id, &vec![0; 2 * MAX_WINDOW as usize]);
+                assert!(sent <= WINDOW as usize, "what waits in our own memory");
+                pump(host, guest, 100_000);
+                total += sent;
+                if sent == 0 {
+                    break total;
+                }
+            }
+        };
+        assert_eq!(fill(&mut host, &mut guest), WINDOW as usize);
+        guest.widen(id, 4 * WINDOW);
+        guest.widen(id, WINDOW);
+        pump(&mut host, &mut guest, 1000);
+        assert_eq!(fill(&mut host, &mut guest), 3 * WINDOW as usize);
+        guest.consumed(id, WINDOW as usize);
+        pump(&mut host, &mut guest, 1000);
+        assert_eq!(fill(&mut host, &mut guest), WINDOW as usize);
+        guest.widen(id, u32::MAX);
+        pump(&mut host, &mut guest, 1000);
+        let more = (MAX_WINDOW - 4 * WINDOW) as usize;
+        assert_eq!(fill(&mut host, &mut guest), more);
+        // Not a byte more than was granted.
+        let mut frame = vec![DATA, 0, 0, 0];
+        frame.extend_from_slice(&id.to_le_bytes());
+        frame.extend_from_slice(&1_u32.to_le_bytes());
+        frame.push(0);
+        assert_eq!(guest.receive(&frame), Err(MuxError::Overrun(id)));
+    }
+
+    #[test]
+    fn a_peer_that_keeps_to_the_usual_window_never_waits_for_ever() {
+        let (mut host, mut guest) = pair();
+        let id = host.open(1).unwrap();
+        pump(&mut host, &mut guest, 1000);
+        guest.widen(id, MAX_WINDOW);
+        // It hears nothing of that.
+        guest.sent(guest.output().len());
+        for _ in 0..20 {
+            let sent = host.send(id, &[0; WINDOW as usize]);
+            assert!(sent > 0);
+            pump(&mut host, &mut guest, 100_000);
+            guest.consumed(id, sent);
+            pump(&mut host, &mut guest, 100_000);
+        }
     }
 
     #[test]
