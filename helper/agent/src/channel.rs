@@ -11,10 +11,10 @@ use std::rc::Rc;
 use banger_wire::mux::{Event, Mux, MuxError, OUTPUT_HIGH_WATER, Side, StreamId, begins_channel};
 use tokio::sync::Notify;
 
-use crate::port::{Port, Step};
+use crate::port::{PAGE, PAGES, Port, Step};
 
-/// Reads of the port before others get their turn; the kernel's driver gives a page at a time.
-const READS_PER_TURN: usize = 16;
+/// Read of the port before others get their turn, in bytes.
+const TURN: usize = PAGES * PAGE;
 
 /// The stream was reset, or the whole channel was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +104,7 @@ impl Channel {
         port: &Port,
         mut opened: impl FnMut(Stream, u32),
     ) -> ChannelError {
-        let mut buffer = vec![0; 64 * 1024];
+        let mut buffer = vec![0; TURN];
         loop {
             match self.turn(port, &mut buffer, &mut opened) {
                 Ok(true) => tokio::task::yield_now().await,
@@ -128,18 +128,14 @@ impl Channel {
         buffer: &mut [u8],
         opened: &mut impl FnMut(Stream, u32),
     ) -> Result<bool, ChannelError> {
-        let mut moved = false;
+        let mut left = buffer.len();
         self.moving.set(false);
-        for _ in 0..READS_PER_TURN {
-            match port.read(buffer).map_err(ChannelError::Port)? {
+        while left > 0 {
+            match port.read(&mut buffer[..left]).map_err(ChannelError::Port)? {
                 Step::Moved(n) => {
-                    moved = true;
+                    left -= n;
                     self.moving.set(true);
-                    if self.greeted.replace(true) && begins_channel(&buffer[..n]) {
-                        self.restart();
-                        self.greeted.set(true);
-                    }
-                    let received = self.mux.borrow_mut().receive(&buffer[..n]);
+                    let received = self.receive(&buffer[..n]);
                     self.dispatch(opened);
                     self.wake_senders();
                     received.map_err(ChannelError::Protocol)?;
@@ -151,7 +147,19 @@ impl Channel {
                 Step::Closed => return Err(ChannelError::Closed),
             }
         }
+        let moved = left < buffer.len();
         Ok(self.flush(port)? || moved)
+    }
+
+    fn receive(self: &Rc<Self>, bytes: &[u8]) -> Result<(), MuxError> {
+        for page in bytes.chunks(PAGE) {
+            if self.greeted.replace(true) && begins_channel(page) {
+                self.restart();
+                self.greeted.set(true);
+            }
+            self.mux.borrow_mut().receive(page)?;
+        }
+        Ok(())
     }
 
     fn dispatch(self: &Rc<Self>, opened: &mut impl FnMut(Stream, u32)) {
@@ -292,6 +300,14 @@ impl Stream {
         }
     }
 
+    /// Lets the host have so many bytes under way; see [`Mux::widen`].
+    pub(crate) fn widen(&self, window: u32) {
+        if !self.state.gone.get() {
+            self.channel.mux.borrow_mut().widen(self.id, window);
+            self.channel.wake.notify_one();
+        }
+    }
+
     /// Waits until the host serves this stream, or it is gone.
     pub(crate) async fn accepted(&self) {
         while !self.state.accepted.get() && !self.state.gone.get() {
@@ -388,5 +404,35 @@ impl Drop for Stream {
         self.channel.streams.borrow_mut().remove(&self.id);
         self.channel.mux.borrow_mut().reset(self.id);
         self.channel.wake.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_begins_anew_is_heard_in_the_middle_of_a_read() {
+        let channel = Channel::new();
+        let mut host = Mux::new(Side::Host);
+        let id = host.open(1024).unwrap();
+        host.send(id, &[0; 2 * PAGE]);
+        // As the port delivers it: the old host's last page, which ends within a frame, and the new one's first bytes.
+        let mut bytes = host.output()[..PAGE].to_vec();
+        bytes.extend_from_slice(Mux::new(Side::Host).output());
+        channel.receive(&bytes).unwrap();
+        assert_eq!(
+            (channel.generation(), channel.mux.borrow().streams()),
+            (1, 0)
+        );
+        // It is understood from there on.
+        let mut new = Mux::new(Side::Host);
+        new.sent(new.output().len());
+        new.open(1024).unwrap();
+        channel.receive(new.output()).unwrap();
+        assert_eq!(
+            (channel.generation(), channel.mux.borrow().streams()),
+            (1, 1)
+        );
     }
 }

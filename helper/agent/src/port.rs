@@ -3,16 +3,22 @@
 //! The port is watched through an epoll descriptor of its own, edge-triggered: a port whose host
 //! side is closed reports a hang-up for as long as it lasts, and tokio never forgets a hang-up.
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::uio::readv;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::sys;
+
+/// The most that the kernel's driver of the port gives at a time, in bytes: what the host wrote at a time, or part of it.
+pub(crate) const PAGE: usize = 4096;
+/// Read at once.
+pub(crate) const PAGES: usize = 16;
 
 /// What one attempt to read or write did.
 #[derive(Debug, PartialEq, Eq)]
@@ -72,12 +78,15 @@ impl Port {
         })
     }
 
-    /// Reads what is there.
+    /// Reads what is there, at most [`PAGES`]: each is a read of its own to the driver, all in one system call.
     ///
     /// # Errors
-    /// Those of read(2).
+    /// Those of readv(2).
     pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<Step> {
-        match nix::unistd::read(&self.file, buffer) {
+        let mut chunks = buffer.chunks_mut(PAGE);
+        let mut pages: [IoSliceMut<'_>; PAGES] =
+            std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
+        match readv(&self.file, &mut pages) {
             Ok(0) if !self.ends => Ok(Step::Blocked),
             Ok(0) | Err(Errno::ECONNRESET) => Ok(Step::Closed),
             Ok(n) => Ok(Step::Moved(n)),
