@@ -12,6 +12,10 @@ use banger_wire::frame::{self, Decoder};
 use crate::caller::Caller;
 use crate::worker::{Input, Output, Workers};
 
+/// Under way to a copy, in bytes. A little less than the port's driver has room for, which is 128 pages: the host would
+/// have to be told of each page that is free again.
+const WINDOW: u32 = 112 * 4096;
+
 /// Lets a worker copy, and passes bytes on until it has ended.
 ///
 /// # Errors
@@ -25,6 +29,9 @@ pub(crate) async fn run(
 ) -> Result<(), CallError> {
     let user = what.user.clone().unwrap_or_else(|| defaults.user.clone());
     let early = decoder.take_rest();
+    if what.direction == Direction::In {
+        caller.stream().widen(WINDOW);
+    }
     let work = move |mut input: Input, mut output: Output| {
         // What fails is told through the stream; when that fails, nobody is left to be told.
         let _ = match what.direction {

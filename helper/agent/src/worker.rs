@@ -8,13 +8,14 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read, Write};
+use std::pin::pin;
 use std::sync::mpsc as spares;
 use std::thread;
 use std::time::Duration;
 
 use banger_wire::agent::{CallError, CallErrorKind, Started, kind};
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep};
 
 use crate::caller::Caller;
 use crate::channel::{Gone, Stream};
@@ -23,11 +24,11 @@ use crate::{account, spawn, sys};
 /// Passed to a worker at once, in bytes: each time it wakes, and waits again.
 const BATCH: usize = 512 * 1024;
 /// On the way to a worker, beside the one that it works on.
-const BATCHES: usize = 2;
+const BATCHES: usize = 4;
 /// Pieces on the way from a worker, each a frame of a tree.
 const PIECES: usize = 8;
-/// A caller that has sent nothing for so long may wait for an answer.
-const QUIET: Duration = Duration::from_millis(5);
+/// What a caller sends waits for more at most so long: it may want an answer.
+const PATIENCE: Duration = Duration::from_millis(20);
 
 thread_local! {
     /// In a worker, where it says that it panicked.
@@ -203,23 +204,25 @@ type Batch = VecDeque<Vec<u8>>;
 async fn feed(stream: &Stream, batches: mpsc::Sender<Batch>, early: Vec<u8>) -> Result<(), Gone> {
     let mut length = early.len();
     let mut batch = Batch::from([early]);
+    let mut patience = pin!(sleep(PATIENCE));
     loop {
-        let next = if length == 0 {
-            Some(stream.receive().await?)
-        } else {
-            match timeout(QUIET, stream.receive()).await {
-                Ok(next) => Some(next?),
-                Err(_quiet) => None,
-            }
+        let next = tokio::select! {
+            biased;
+            next = stream.receive() => Some(next?),
+            // One timer a batch, and not a piece: they are not cheap to an emulated processor.
+            () = &mut patience, if length > 0 => None,
         };
         let finished = next == Some(None);
         let more = next.flatten();
-        let quiet = more.is_none();
+        let due = more.is_none();
         if let Some(bytes) = more {
+            if length == 0 {
+                patience.as_mut().reset(Instant::now() + PATIENCE);
+            }
             length += bytes.len();
             batch.push_back(bytes);
         }
-        if quiet || length >= BATCH {
+        if due || length >= BATCH {
             length = 0;
             if batches.send(std::mem::take(&mut batch)).await.is_err() {
                 // The worker has heard enough.

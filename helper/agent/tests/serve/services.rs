@@ -137,6 +137,58 @@ fn commands_beside_a_copy_wait_for_few_of_its_frames() {
     });
 }
 
+/// An archive that goes on only when the first of its files is there.
+struct Hesitant {
+    bytes: std::io::Cursor<Vec<u8>>,
+    first: PathBuf,
+}
+
+impl Read for Hesitant {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.bytes.read(buffer)?;
+        if count == 0 {
+            let there = || self.first.exists().then_some(());
+            eventually("the first file is whole", LIMIT, there);
+        }
+        Ok(count)
+    }
+}
+
+#[test]
+fn files_of_a_slow_caller_are_there_before_it_has_finished() {
+    let harness = Harness::new();
+    let base = tempfile::tempdir().unwrap();
+    let mut archive = tar::Builder::new(Vec::new());
+    for name in ["first", "second"] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(1 << 20);
+        header.set_mode(0o644);
+        let content = &[7; 1 << 20][..];
+        archive.append_data(&mut header, name, content).unwrap();
+    }
+    let mut bytes = archive.into_inner().unwrap();
+    bytes.truncate((1 << 20) + 300_000);
+    let mut archive = Hesitant {
+        bytes: std::io::Cursor::new(bytes),
+        first: base.path().join("first"),
+    };
+    let target = base.path().as_os_str().as_bytes();
+    let options = CopyOptions::default();
+    let ended = harness.guest().copy_in(
+        CopyIn::Archive(&mut archive),
+        target,
+        &options,
+        &mut no_progress,
+    );
+    assert!(ended.is_err(), "{ended:?}");
+    let first = fs::read(base.path().join("first")).unwrap();
+    assert!(first == [7; 1 << 20]);
+    // What came of the other goes with it.
+    eventually("the second file is gone", LIMIT, || {
+        (fs::read_dir(base.path()).unwrap().count() == 1).then_some(())
+    });
+}
+
 #[test]
 fn a_copy_that_fails_says_why_and_leaves_nothing() {
     let harness = Harness::new();
