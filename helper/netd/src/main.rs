@@ -27,6 +27,7 @@ mod passed;
 mod peer;
 mod pool;
 mod programs;
+mod receiver;
 mod resolved;
 mod rules;
 mod serve;
@@ -64,6 +65,11 @@ fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     if arguments == [jail::WORD] {
         return jail::enter();
+    }
+    if let [word, rest @ ..] = &arguments[..]
+        && word == receiver::WORD
+    {
+        return receiver::receive(rest);
     }
     if let [only] = &arguments[..]
         && let Some(word @ ("--version" | "--help")) = only.to_str()

@@ -16,10 +16,11 @@ use tokio::net::UnixStream;
 use tokio::sync::{Mutex, Notify};
 use tokio::task::spawn_local;
 
-use crate::connection::Connection;
+use crate::connection::{Asked, Connection, Terms};
 use crate::network::Network;
 use crate::options::Options;
 use crate::peer::Peer;
+use crate::receiver::Receivers;
 use crate::{audit, links, operations};
 
 const BREATH: Duration = Duration::from_millis(100);
@@ -33,6 +34,7 @@ pub(crate) struct Server {
     /// The route of names is changed by one at a time: the host's resolver may take long. Taken before the network.
     pub(crate) route: Mutex<()>,
     connections: RefCell<HashMap<u32, usize>>,
+    receivers: Rc<Receivers>,
 }
 
 /// One of a user's connections; gives its place back when dropped.
@@ -56,6 +58,7 @@ impl Server {
             network: Mutex::new(network),
             route: Mutex::new(()),
             connections: RefCell::default(),
+            receivers: Rc::new(Receivers::new()),
         })
     }
 
@@ -104,18 +107,23 @@ pub(crate) async fn converse(server: Rc<Server>, stream: UnixStream, patient: bo
         Ok(peer) => peer,
         Err(error) => return audit::note(&format!("a caller without credentials: {error}")),
     };
-    let limits = server.options.limits.clone();
-    let takes = !server.options.offered().is_empty();
-    let mut connection = Connection::new(stream, limits, takes, patient);
+    let terms = Terms {
+        uid: peer.uid,
+        limits: server.options.limits.clone(),
+        receivers: Rc::clone(&server.receivers),
+        takes: !server.options.offered().is_empty(),
+        patient,
+    };
+    let mut connection = Connection::new(stream, terms);
     let place = server.place(&peer);
     let refused = place.as_ref().err();
     if let Some(refusal) = refused {
         audit::connection(&peer, refusal);
     }
     let greeted = connection.greet(refused.map_or(Ok(()), Err)).await;
-    let served = match (greeted, place) {
-        (Ok(()), Ok(_place)) => requests(&server, &peer, &mut connection).await,
-        (Ok(()), Err(_)) => return,
+    let served = match (greeted, &place) {
+        (Ok(()), Ok(_)) => requests(&server, &peer, &mut connection).await,
+        (Ok(()), Err(_)) => Ok(()),
         (Err(refusal), _) => Err(refusal),
     };
     if let Err(refusal) = served {
@@ -123,6 +131,7 @@ pub(crate) async fn converse(server: Rc<Server>, stream: UnixStream, patient: bo
         // Whoever sent nonsense may not read either.
         let _ = connection.answer(&Err(refusal), None).await;
     }
+    connection.end().await;
 }
 
 async fn requests(
@@ -130,9 +139,15 @@ async fn requests(
     peer: &Peer,
     connection: &mut Connection,
 ) -> Result<(), Refusal> {
-    while let Some((request, descriptors)) = connection.request().await? {
+    while let Some(asked) = connection.request().await? {
+        let Asked {
+            request,
+            descriptors,
+            receiver,
+        } = asked;
         let start = Instant::now();
         let outcome = operations::perform(server, peer, &request, descriptors).await;
+        drop(receiver);
         let changed = outcome.as_ref().map(|(response, _)| response.changed);
         audit::request(peer, &request, changed, start.elapsed());
         let (answer, descriptor) = match outcome {

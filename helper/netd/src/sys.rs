@@ -83,6 +83,18 @@ pub(crate) fn tap_name(tap: impl AsFd) -> io::Result<String> {
     Ok(name.map(|c| char::from(c.cast_unsigned())).collect())
 }
 
+/// How many bytes of a stream have come and were not read (unix(7), SIOCINQ).
+///
+/// # Errors
+/// Those of ioctl(2).
+pub(crate) fn unread(socket: impl AsFd) -> io::Result<usize> {
+    nix::ioctl_read_bad!(bytes_unread, libc::FIONREAD, libc::c_int);
+    let mut count = 0;
+    // SAFETY: the pointer is to a live int, which is what FIONREAD writes.
+    unsafe { bytes_unread(socket.as_fd().as_raw_fd(), &mut count) }?;
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
 /// Takes over a descriptor that the kernel has just put into a control message (unix(7), SCM_RIGHTS).
 pub(crate) fn adopt(number: RawFd) -> OwnedFd {
     // SAFETY: recvmsg(2) made this number for us; nobody else knows it.

@@ -7,11 +7,12 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use banger_proto::{Answer, Code, Decoder, Hello, MAX_REPLY, MAX_REQUEST, Refusal, decode, encode};
-use banger_tests::{Netd, Netns};
+use banger_tests::{Netd, Netns, eventually};
 use lib_net::PrivilegedOps;
+use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
-use super::fuse::Fuse;
+use super::fuse::{FLUSH, Fuse, STATFS, WRITE};
 use super::life::PATIENCE;
 use super::{connect, sandbox};
 
@@ -238,14 +239,17 @@ fn descriptors_are_refused() {
     let path = sandbox.path("passed");
     let file = File::create(&path).unwrap();
     let status = || framed("{\"status\":{}}");
-    // Where no verb with descriptors is offered they do not even come in.
-    for (offer, came) in [("", ["some", "some"]), ("--offer disks", ["3", "17"])] {
+    for offer in ["", "--offer disks"] {
         let netd = Netd::start(&sandbox, &netns, offer);
-        for (count, came) in [3, 17].into_iter().zip(came) {
+        for count in [3, 17] {
             let mut raw = Raw::greeted(&netd);
             raw.send_with(&status(), &file, count);
-            raw.is_refused(&format!("{came} descriptors came"));
+            raw.is_refused(&format!("{count} descriptors came"));
         }
+        let mut raw = Raw::greeted(&netd);
+        raw.send_with(&status()[..7], &file, 1);
+        raw.send_with(&status()[7..], &file, 1);
+        raw.is_refused("came twice with a frame");
         let mut raw = Raw::connect(&netd);
         raw.send_with(&hello(), &file, 1);
         let _: Result<Hello, Refusal> = raw.receive().unwrap();
@@ -270,19 +274,29 @@ fn descriptors_are_refused() {
     }
 }
 
-/// close(2), and execve(2) of a child that inherits it, wait for the server of such a file.
+/// fstatfs(2), close(2), and execve(2) of a child that inherits it, wait for the server of such a file.
 #[test]
 fn a_file_whose_server_does_not_answer_holds_nobody_up() {
     let Some(sandbox) = sandbox() else { return };
     let netns = Netns::new(&sandbox);
+    let looping = || {
+        let vm = "00112233445566aa";
+        framed(&format!(
+            "{{\"loop\":{{\"vm\":\"{vm}\",\"read_only\":true}}}}"
+        ))
+    };
+    let fuse = Fuse::new(&sandbox.path("fuse"));
+    fuse.withhold(&[FLUSH], true);
     let netd = Netd::start(&sandbox, &netns, "");
-    let fuse = Fuse::new(&sandbox.path("fuse"), netd.running().pid());
     let mut raw = Raw::greeted(&netd);
     raw.send_with(&framed("{\"status\":{}}"), &fuse.file, 1);
-    raw.is_refused("some descriptors came");
+    raw.is_refused("1 descriptors came");
     // Neither while it is on its way.
     let raw = Raw::greeted(&netd);
     raw.send_with(&framed("{\"status\":{}}")[..7], &fuse.file, 16);
+    eventually("two processes wait for the server", PATIENCE, || {
+        (fuse.withheld() == 2).then_some(())
+    });
     assert!(
         connect(&netd).up().unwrap().0,
         "programs are started for others"
@@ -290,5 +304,67 @@ fn a_file_whose_server_does_not_answer_holds_nobody_up() {
     assert!(connect(&netd).down().unwrap().0);
     drop(raw);
     connect(&netd).status().unwrap();
-    assert_eq!(fuse.withheld(), 0);
+    fuse.relent();
+    netd.kill();
+
+    fuse.withhold(&[FLUSH], true);
+    let netd = Netd::start(&sandbox, &netns, "--offer disks --frame-timeout 3000");
+    let asks = |file: &File| -> Refusal {
+        let mut raw = Raw::greeted(&netd);
+        raw.send_with(&looping(), file, 1);
+        let answer: Answer = raw.receive().expect("it is told why");
+        answer.expect_err("it is refused")
+    };
+    for _ in 0..4 {
+        let refusal = asks(&fuse.file);
+        assert_eq!(refusal.code, Code::Invalid, "{refusal:?}");
+        assert!(refusal.message.contains("file system"), "{refusal:?}");
+    }
+    // As many as one user may have waiting; whatever they pass then is not even looked at.
+    let path = sandbox.path("file");
+    std::fs::write(&path, "x").unwrap();
+    let file = File::open(&path).unwrap();
+    assert_eq!(asks(&file).code, Code::Exhausted);
+    assert!(connect(&netd).up().unwrap().0, "the others go on");
+    fuse.relent();
+    // It is looked at: there is no such VM.
+    assert_eq!(asks(&file).code, Code::NotFound);
+    // A server that does not even say what it has.
+    fuse.withhold(&[STATFS], true);
+    let refusal = asks(&fuse.file);
+    assert!(refusal.message.contains("in time"), "{refusal:?}");
+    assert!(connect(&netd).down().unwrap().0);
+}
+
+/// The last reference to a file writes back what is dirty in its cache (fuse_release(); fput() in whatever process has it).
+#[test]
+fn a_cache_that_cannot_be_written_back_holds_nobody_up() {
+    let Some(sandbox) = sandbox() else { return };
+    let netns = Netns::new(&sandbox);
+    for offer in ["", "--offer disks"] {
+        let netd = Netd::start(&sandbox, &netns, offer);
+        let mut fuse = Fuse::new(&sandbox.path(&format!("fuse{offer}")));
+        // With a frame, beside a frame that never ends, and on a connection that is over.
+        let mut raw = [(); 3].map(|()| Raw::greeted(&netd));
+        netd.running().signal(Signal::SIGSTOP);
+        let file = std::mem::replace(&mut fuse.file, File::open("/dev/null").unwrap());
+        raw[0].send_with(&framed("{\"status\":{}}"), &file, 1);
+        raw[1].send(&framed("{\"status\":{}}")[..7]);
+        raw[1].send_with(b"{", &file, 1);
+        raw[2].send(&framed("{\"explode\":{}}"));
+        raw[2].send_with(b"{", &file, 1);
+        drop(file);
+        fuse.withhold(&[WRITE], false);
+        fuse.writer.write_all(b"dirty").unwrap();
+        netd.running().signal(Signal::SIGCONT);
+        raw[0].is_refused("1 descriptors came");
+        raw[2].is_refused("unknown variant");
+        drop(raw);
+        eventually("a process waits for the server", PATIENCE, || {
+            (fuse.withheld() > 0).then_some(())
+        });
+        assert!(connect(&netd).up().unwrap().0, "the others go on");
+        assert!(connect(&netd).down().unwrap().0);
+        fuse.relent();
+    }
 }

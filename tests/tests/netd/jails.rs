@@ -389,7 +389,7 @@ fn what_does_not_belong_into_a_jail_is_refused() {
     for (descriptors, why) in [
         (
             with(0, null.as_fd()),
-            "the kernel that came is no regular file",
+            "that came is no regular file, no socket and no tap",
         ),
         (
             with(2, good[0]),

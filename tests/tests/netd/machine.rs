@@ -261,8 +261,10 @@ fn installed_inside() {
     progress("it serves the same VM");
 }
 
-const IMAGE: &str = "/root/disks/image";
-const EXCEPTIONS: &str = "/root/disks/exceptions";
+/// Not on the root, which is an overlay: what is below one could be anything.
+const DISKS: &str = "/run/disks";
+const IMAGE: &str = "/run/disks/image";
+const EXCEPTIONS: &str = "/run/disks/exceptions";
 const LENGTH: u64 = 1 << 20;
 const SIZE: u64 = 2 << 20;
 
@@ -276,7 +278,7 @@ fn open(path: &str) -> File {
 
 /// New files of ours alone.
 fn disks() -> (File, File) {
-    fs::create_dir_all("/root/disks").expect("it works in the machine");
+    fs::create_dir_all(DISKS).expect("it works in the machine");
     fs::write(IMAGE, vec![7; LENGTH as usize]).expect("it works in the machine");
     fs::write(EXCEPTIONS, vec![0; 1 << 20]).expect("it works in the machine");
     for path in [IMAGE, EXCEPTIONS] {
@@ -302,7 +304,7 @@ fn left() -> Vec<String> {
     let described = devices.flatten().filter_map(|entry| {
         let read = |file| fs::read_to_string(entry.path().join(file)).ok();
         let what = read("dm/name").or_else(|| read("loop/backing_file"))?;
-        let ours = what.starts_with("banger-netd-") || what.starts_with("/root/disks");
+        let ours = what.starts_with("banger-netd-") || what.starts_with(DISKS);
         let holders = fs::read_dir(entry.path().join("holders")).map_or(0, Iterator::count);
         let name = entry.file_name();
         ours.then(|| format!("{} {} held by {holders}", name.display(), what.trim()))
@@ -354,7 +356,7 @@ fn snapshots(ops: &mut Client) {
             .file_type()
             .is_block_device()
     );
-    assert_eq!((mapped(), loops(Path::new("/root/disks"))), (2, 2));
+    assert_eq!((mapped(), loops(Path::new(DISKS))), (2, 2));
     let refused = ops
         .snapshot(vm(2), &image, &exceptions, SIZE)
         .expect_err("it is refused");

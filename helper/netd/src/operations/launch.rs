@@ -1,10 +1,8 @@
 //! `launch`: a VM's machine monitor in a jail. The caller gets what tells of its end.
 
-use std::os::fd::OwnedFd;
-
 use banger_proto::{Code, Jail, Machine, Refusal, Reply, Response, VmId};
 
-use super::{Outcome, owned};
+use super::{Outcome, Passed, owned};
 use crate::jail::{Jails, Parts};
 use crate::journal::Kept;
 use crate::network::failed;
@@ -19,7 +17,7 @@ pub(super) async fn run(
     peer: &Peer,
     vm: &VmId,
     machine: &Machine,
-    descriptors: Vec<OwnedFd>,
+    descriptors: Passed,
 ) -> Outcome {
     let network = server.network.lock().await;
     let kept = owned(&network, peer, vm)?;
@@ -56,9 +54,9 @@ fn parts(
     peer: &Peer,
     kept: &Kept,
     machine: &Machine,
-    descriptors: Vec<OwnedFd>,
+    descriptors: Passed,
 ) -> Result<Parts, Refusal> {
-    let mut rest = descriptors.into_iter();
+    let mut rest = descriptors?.into_iter();
     let mut next = || {
         let missing = || Refusal::new(Code::Invalid, "a descriptor is missing");
         rest.next().ok_or_else(missing)

@@ -1,10 +1,8 @@
 //! `loop`: a block device of a file. It is the caller's descriptor that keeps it, so whatever dies, it goes.
 
-use std::os::fd::OwnedFd;
-
 use banger_proto::{Code, Refusal, Reply, Response, VmId};
 
-use super::{Outcome, only, owned};
+use super::{Outcome, Passed, only, owned};
 use crate::loops;
 use crate::network::{Network, failed};
 use crate::options::Feature;
@@ -19,7 +17,7 @@ pub(super) async fn run(
     peer: &Peer,
     vm: &VmId,
     read_only: bool,
-    descriptors: Vec<OwnedFd>,
+    descriptors: Passed,
 ) -> Outcome {
     let kept = owned(network, peer, vm)?;
     network.refuse_unless_offered(Feature::Disks)?;

@@ -32,6 +32,9 @@ use crate::serve::Server;
 /// What a verb came to: the response, and a descriptor that goes with it.
 pub(crate) type Outcome = Result<(Response, Option<OwnedFd>), Refusal>;
 
+/// What the caller passed, or why it is not taken; who may not do it at all hears of that first.
+pub(crate) type Passed = Result<Vec<OwnedFd>, Refusal>;
+
 /// Does what is asked.
 ///
 /// # Errors
@@ -40,7 +43,7 @@ pub(crate) async fn perform(
     server: &Server,
     peer: &Peer,
     request: &Request,
-    descriptors: Vec<OwnedFd>,
+    descriptors: Passed,
 ) -> Outcome {
     let network = || server.network.lock();
     match request {
@@ -83,7 +86,8 @@ pub(crate) async fn perform(
 }
 
 /// As many descriptors as the verb has; the connection has counted them.
-fn only<const COUNT: usize>(descriptors: Vec<OwnedFd>) -> Result<[OwnedFd; COUNT], Refusal> {
+fn only<const COUNT: usize>(descriptors: Passed) -> Result<[OwnedFd; COUNT], Refusal> {
+    let descriptors = descriptors?;
     let came = descriptors.len();
     descriptors.try_into().map_err(|_| {
         Refusal::new(

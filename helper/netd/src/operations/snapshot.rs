@@ -1,11 +1,9 @@
 //! `snapshot`: an image and what was written to it as one block device. It is the caller's descriptor that keeps it and
 //! the devices below.
 
-use std::os::fd::OwnedFd;
-
 use banger_proto::{Code, Refusal, Reply, Response, VmId};
 
-use super::{Outcome, only, owned};
+use super::{Outcome, Passed, only, owned};
 use crate::loops;
 use crate::mapper::{Mapper, SECTOR};
 use crate::network::{Network, failed};
@@ -21,7 +19,7 @@ pub(super) async fn run(
     peer: &Peer,
     vm: &VmId,
     size: u64,
-    descriptors: Vec<OwnedFd>,
+    descriptors: Passed,
 ) -> Outcome {
     let kept = owned(network, peer, vm)?;
     network.refuse_unless_offered(Feature::Disks)?;

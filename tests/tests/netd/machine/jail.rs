@@ -59,7 +59,7 @@ fn hears(mut stream: &UnixStream, wanted: &str) {
     let mut chunk = [0; 4096];
     while !said.ends_with(b"\n") || !String::from_utf8_lossy(&said).contains(wanted) {
         let length = stream.read(&mut chunk).expect("it works in the machine");
-        let log = || fs::read_to_string("/root/log").unwrap_or_default();
+        let log = || fs::read_to_string("/run/log").unwrap_or_default();
         assert!(length > 0, "{}\n{}", String::from_utf8_lossy(&said), log());
         said.extend(&chunk[..length]);
     }
@@ -79,10 +79,10 @@ pub(super) fn living_vms(ops: &mut Client) {
     let log = OpenOptions::new()
         .append(true)
         .create(true)
-        .open("/root/log")
+        .open("/run/log")
         .expect("it works in the machine");
     let file = |name: &str, content: &[u8]| {
-        let path = Path::new("/root").join(name);
+        let path = Path::new("/run").join(name);
         fs::write(&path, content).expect("it works in the machine");
         File::open(path).expect("it works in the machine")
     };
@@ -129,6 +129,7 @@ pub(super) fn living_vms(ops: &mut Client) {
     // What was asked for, with what QEMU needs besides (`Ceiling`).
     let memory = (64 << 20) + (512 << 20) + (1 << 30) + image.len() + initrd.len();
     assert_eq!(cgroup("memory.max"), memory.to_string());
+    assert_eq!(cgroup("memory.swap.max"), memory.to_string());
     assert_eq!(cgroup("pids.max"), "129");
     let pid = cgroup("cgroup.procs");
     let status =
