@@ -106,6 +106,7 @@ impl Journal {
         };
         let (kept, host) = replay(&old, &path)?;
         let (file, length) = write_anew(directory, &kept, host)?;
+        sync(directory)?;
         Ok(Journal {
             directory: directory.to_owned(),
             file,
@@ -158,7 +159,6 @@ impl Journal {
     pub(crate) fn set(&mut self, kept: Kept) -> io::Result<()> {
         self.append(&Line::Set(kept.clone()))?;
         self.kept.insert(kept.vm.clone(), kept);
-        self.shorten();
         Ok(())
     }
 
@@ -169,7 +169,9 @@ impl Journal {
         if self.length > SLACK + 4 * live
             && let Ok((file, length)) = write_anew(&self.directory, &self.kept, self.host)
         {
+            // From here on it is the journal, whether that is durable already or not.
             (self.file, self.length) = (file, length);
+            let _ = sync(&self.directory);
         }
     }
 
@@ -205,6 +207,7 @@ impl Journal {
 
     /// A line that could not be written whole is cut off again, so that the next one stands alone.
     fn append(&mut self, line: &Line) -> io::Result<()> {
+        self.shorten();
         let mut text = serde_json::to_vec(line)?;
         text.push(b'\n');
         let written = point("netd.journal.write")
@@ -225,7 +228,7 @@ impl Journal {
     }
 }
 
-/// Replaces the journal in one step by what is true now. Returns it, and its length.
+/// Replaces the journal in one step by what is true now; [`sync`] makes that last. Returns it, and its length.
 fn write_anew(
     directory: &Path,
     kept: &BTreeMap<VmId, Kept>,
@@ -251,8 +254,12 @@ fn write_anew(
     file.sync_all()?;
     io::Seek::seek(&mut file, io::SeekFrom::Start(length as u64))?;
     fs::rename(&new, &path)?;
-    File::open(directory)?.sync_all()?;
     Ok((file, length as u64))
+}
+
+/// Makes the journal's name durable.
+fn sync(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
 }
 
 fn replay(text: &[u8], path: &Path) -> io::Result<(BTreeMap<VmId, Kept>, Host)> {
@@ -384,6 +391,10 @@ mod tests {
             assert!(length >= journal.length);
             assert!(length < SLACK + 8 * LINE, "{length}");
         }
+        // Lines of other kinds count, too.
+        journal.length = 2 * SLACK;
+        journal.set_router(7).unwrap();
+        assert!(journal.length < SLACK, "{}", journal.length);
         assert_eq!(
             Journal::open(base.path())
                 .unwrap()

@@ -88,6 +88,11 @@ fn limit(slice: &Path, path: &Path, ceiling: Ceiling) -> io::Result<()> {
             fs::write(path.join(file), limit.to_string())?;
         }
     }
+    // Memory that does not fit goes there; a kernel without swap has no such file.
+    let swap = path.join("memory.swap.max");
+    if swap.exists() {
+        fs::write(swap, ceiling.memory.to_string())?;
+    }
     Ok(())
 }
 
@@ -229,6 +234,9 @@ mod tests {
             (&*read("memory.max"), &*read("pids.max")),
             ("1073741824", "130")
         );
+        fs::write(jail.join("memory.swap.max"), "max").unwrap();
+        limit(slice, &jail, ceiling).unwrap();
+        assert_eq!(read("memory.swap.max"), "1073741824");
         let enabled = fs::read_to_string(slice.join("cgroup.subtree_control"));
         assert_eq!(enabled.unwrap(), "+pids", "the last one");
     }

@@ -293,6 +293,7 @@ fn in_scope(vm: &VmId, program: &Path, ceiling: Ceiling) -> Command {
         ])
         .arg(format!("--unit={}", cgroup::unit(vm)))
         .arg(format!("--property=MemoryMax={}", ceiling.memory))
+        .arg(format!("--property=MemorySwapMax={}", ceiling.memory))
         .arg(format!("--property=TasksMax={}", ceiling.tasks))
         .arg("--")
         .arg(program);
