@@ -9,14 +9,14 @@ pub type Result<T> = std::result::Result<T, TreeError>;
 #[derive(Debug, thiserror::Error)]
 pub enum TreeError {
     /// A file operation on this side.
-    #[error("cannot {action} {name}: {source}")]
+    #[error("cannot {action} {name}: {cause}")]
     File {
         /// In the imperative.
         action: &'static str,
         /// On what, printable.
         name: String,
-        /// Why.
-        source: io::Error,
+        /// Why; said with it, for the peer hears words only.
+        cause: io::Error,
     },
     /// The peer asked for something that is not done, or the target does not allow it.
     #[error("refused: {0}")]
@@ -33,11 +33,11 @@ pub enum TreeError {
 }
 
 impl TreeError {
-    pub(crate) fn reading(source: io::Error) -> TreeError {
+    pub(crate) fn reading(cause: io::Error) -> TreeError {
         TreeError::File {
             action: "read",
             name: "a file".to_owned(),
-            source,
+            cause,
         }
     }
 
@@ -49,7 +49,7 @@ impl TreeError {
         move |errno| TreeError::File {
             action,
             name,
-            source: errno.into(),
+            cause: errno.into(),
         }
     }
 }

@@ -61,6 +61,11 @@ impl<'a> Temporary<'a> {
         }
     }
 
+    /// Where it is.
+    pub(crate) fn directory(&self) -> BorrowedFd<'a> {
+        self.directory
+    }
+
     /// Gives it its name; what had the name before is replaced, unless it is a directory.
     pub(crate) fn publish(mut self, name: &CString) -> nix::Result<()> {
         point("copy.rename").map_err(|error| errno(&error))?;

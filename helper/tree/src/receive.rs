@@ -8,7 +8,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open};
-use nix::sys::stat::{Mode, SFlag, mkdirat, mknodat};
+use nix::sys::stat::{Mode, SFlag, fstatat, mkdirat, mknodat};
 use nix::unistd::{linkat, symlinkat};
 
 use crate::direct::Target;
@@ -299,10 +299,10 @@ impl Receiver<'_> {
         let directory = self.directory().try_clone_to_owned()?;
         let (made, file) = Temporary::make(directory.as_fd(), new_file)
             .map_err(TreeError::file("make", name.as_bytes()))?;
-        let failed = |source: io::Error| TreeError::File {
+        let failed = |cause: io::Error| TreeError::File {
             action: "write",
             name: shown(name.as_bytes()),
-            source,
+            cause,
         };
         let mut target = Target::new(file, size, self.past_cache);
         let (mut length, mut hole_at_end) = (0u64, false);
@@ -371,7 +371,24 @@ impl Receiver<'_> {
     }
 }
 
+/// A file takes the place of a file, and not of what other programs know by its name.
 fn publish(made: Temporary<'_>, entry: &Entry, name: &CString) -> Result<()> {
+    let there = fstatat(made.directory(), &**name, AtFlags::AT_SYMLINK_NOFOLLOW);
+    let there = there.map_or(SFlag::empty(), |there| {
+        SFlag::from_bits_truncate(there.st_mode & SFlag::S_IFMT.bits())
+    });
+    let other = match there {
+        SFlag::S_IFCHR | SFlag::S_IFBLK => Some("device"),
+        SFlag::S_IFSOCK => Some("socket"),
+        SFlag::S_IFIFO if entry.kind != Kind::Fifo => Some("pipe"),
+        _ => None,
+    };
+    if let Some(other) = other {
+        return Err(TreeError::Refused(format!(
+            "{} is here already and is a {other}",
+            shown(name.as_bytes())
+        )));
+    }
     made.publish(name).map_err(|errno| match errno {
         Errno::EISDIR => TreeError::Refused(format!(
             "{} is here already and is a directory",

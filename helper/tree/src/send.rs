@@ -12,7 +12,7 @@ use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
-use nix::sys::statfs::fstatfs;
+use nix::sys::statfs::{fstatfs, statfs};
 use nix::unistd::{Whence, lseek};
 use xattr::FileExt;
 
@@ -206,6 +206,15 @@ impl<W: Write> Sender<'_, W> {
             false => AtFlags::AT_SYMLINK_NOFOLLOW,
         };
         let stat = fstatat(AT_FDCWD, &*file, flags).map_err(failed)?;
+        // Below a directory none are met.
+        if is_regular(&stat)
+            && KERNEL_FILE_SYSTEMS.contains(&statfs(path).map_err(failed)?.filesystem_type().0)
+        {
+            return Err(TreeError::Refused(format!(
+                "{}: it is a file of the kernel's own, and has no size; exec reads it",
+                shown(bytes)
+            )));
+        }
         let name = match path.file_name() {
             Some(name) if !contents => Name::try_from(name.as_bytes())?,
             _ => Name::try_from(&b"contents"[..])?,

@@ -138,8 +138,8 @@ fn done(output: &mut impl Write, count: u64) -> Result<()> {
 
 fn say(output: &mut impl Write, root: BorrowedFd<'_>, error: &TreeError) -> Result<()> {
     let mut message = error.to_string();
-    if let TreeError::File { source, .. } = error
-        && source.kind() == std::io::ErrorKind::StorageFull
+    if let TreeError::File { cause, .. } = error
+        && cause.kind() == std::io::ErrorKind::StorageFull
         && let Ok(file_system) = fstatvfs(root)
     {
         // What only root may take is not there for others (statvfs(3)).

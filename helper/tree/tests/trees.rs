@@ -165,9 +165,34 @@ fn targets_are_those_of_cp() {
     let bytes = sent(&[&at("dir/f"), &at("file")], Send::default()).0;
     assert!(received(&bytes, &at("missing"), &several).is_err());
     received(&bytes, &at("new"), &several).unwrap();
-    let mut writer = Writer::new(Vec::new());
-    let missing = banger_tree::send(&mut writer, &[&at("no")], Send::default(), &mut |_| {});
-    assert!(missing.unwrap_err().to_string().contains("no"));
+    let unsent = |path: &Path| {
+        let mut writer = Writer::new(Vec::new());
+        let sent = banger_tree::send(&mut writer, &[path], Send::default(), &mut |_| {});
+        sent.unwrap_err()
+    };
+    let missing = unsent(&at("no"));
+    // Once, whoever prints it.
+    assert!(
+        missing.to_string().contains("no: No such file"),
+        "{missing}"
+    );
+    assert!(std::error::Error::source(&missing).is_none());
+    let kernels = unsent(Path::new("/proc/self/status")).to_string();
+    assert!(kernels.contains("of the kernel's own"), "{kernels}");
+
+    // What other programs know by its name is no file to replace.
+    let pipe = at("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+    for (name, kind) in [("pipe", "a pipe"), ("socket", "a socket")] {
+        let said = refused("file", name).to_string();
+        assert!(
+            said.ends_with(&format!("is here already and is {kind}")),
+            "{said}"
+        );
+    }
+    copy(&pipe, &at("into"));
+    copy(&pipe, &at("into"));
 }
 
 #[test]

@@ -175,11 +175,11 @@ pub(crate) fn receive<R: Read>(
     Ok(summary)
 }
 
-fn unwritable(source: io::Error) -> TreeError {
+fn unwritable(cause: io::Error) -> TreeError {
     TreeError::File {
         action: "write",
         name: "the archive".into(),
-        source,
+        cause,
     }
 }
 

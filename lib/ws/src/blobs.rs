@@ -161,12 +161,12 @@ impl Importer {
         let Some(stdin) = &mut self.running.stdin else {
             return Ok(());
         };
-        stdin.write_all(bytes).map_err(|source| {
+        stdin.write_all(bytes).map_err(|cause| {
             self.deaf = true;
             TreeError::File {
                 action: "write to",
                 name: "git fast-import".to_owned(),
-                source,
+                cause,
             }
         })
     }

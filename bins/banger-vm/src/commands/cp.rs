@@ -49,6 +49,13 @@ impl Place {
             _ => Place::Host(word.into()),
         }
     }
+
+    fn vm_without_path(&self) -> Option<&str> {
+        match self {
+            Place::Guest { vm, path } if path.is_empty() => Some(vm),
+            _ => None,
+        }
+    }
 }
 
 /// What is meant: one VM, and which way.
@@ -80,6 +87,10 @@ impl Request {
             Failure::usage(text).hint("banger-vm cp SRC… VM:PATH   (or: cp VM:SRC… PATH)")
         };
         let places: Vec<Place> = words.iter().map(|word| Place::of(word)).collect();
+        if let Some(vm) = places.iter().find_map(Place::vm_without_path) {
+            let text = format!("`{vm}:` names no path in the VM");
+            return Err(Failure::usage(text).hint(format!("paths begin at /, such as {vm}:/root")));
+        }
         let Some((target, sources)) = places.split_last().filter(|(_, rest)| !rest.is_empty())
         else {
             return Err(usage("a source and a target are needed"));
@@ -248,9 +259,7 @@ fn most(store: &Store, vm: &VmRow) -> u64 {
 
 fn failure(session: &Session, vm: &VmRow, error: Error) -> Failure {
     match error {
-        Error::Tree(TreeError::File { source, .. })
-            if source.kind() == io::ErrorKind::BrokenPipe =>
-        {
+        Error::Tree(TreeError::File { cause, .. }) if cause.kind() == io::ErrorKind::BrokenPipe => {
             Failure::silent(Exit::Done.into())
         }
         Error::Interrupted => Failure::new(
@@ -259,6 +268,13 @@ fn failure(session: &Session, vm: &VmRow, error: Error) -> Failure {
         ),
         Error::Tree(TreeError::Refused(ref words)) if words.contains("bytes of content") => {
             guest::failure(session, vm, "cp", error).hint("banger-vm cp --max-size SIZE …")
+        }
+        Error::Tree(TreeError::Peer(ref words)) if words.contains('*') => {
+            let hint = format!(
+                "nothing expands patterns in the VM but a shell: banger-vm exec {} -- sh -c 'tar c PATTERN' | tar x",
+                vm.name
+            );
+            guest::failure(session, vm, "cp", error).hint(hint)
         }
         error => guest::failure(session, vm, "cp", error),
     }
@@ -312,6 +328,8 @@ mod tests {
         );
         for wrong in [
             &["v:a"][..],
+            &["a", "v:"],
+            &["v:", "a"],
             &["a", "b"],
             &["v:a", "w:b"],
             &["v:a", "w:b", "c"],
