@@ -93,3 +93,64 @@ fn an_empty_pipe_is_a_usage_error_for_every_command_that_reads_records() {
         .exits(125)
         .says("standard input is empty");
 }
+
+#[test]
+fn what_other_tools_have_is_understood_or_explained() {
+    let sandbox = Sandbox::empty();
+    for (line, status, says, hint) in [
+        (
+            "run -d busybox",
+            125,
+            "run waits for its command",
+            "banger-vm create IMAGE",
+        ),
+        (
+            "run -v /a:/b busybox",
+            125,
+            "-v is --verbose",
+            "banger-vm run --mount /a:/b busybox",
+        ),
+        (
+            "run busybox ls -l",
+            125,
+            "unexpected argument '-l'",
+            "banger-vm run … -- COMMAND",
+        ),
+        (
+            "exec dev uname -a",
+            125,
+            "there is no VM `dev`",
+            "banger-vm list",
+        ),
+        (
+            "exec -it - -- true",
+            125,
+            "standard input has records",
+            "leave out --interactive",
+        ),
+        (
+            "volume delete one two",
+            3,
+            "there is no volume two",
+            "banger-vm volume list",
+        ),
+    ] {
+        sandbox
+            .sh(&format!("banger-vm {line} </dev/null"))
+            .exits(status)
+            .says(says)
+            .hints(hint);
+    }
+    sandbox
+        .sh("banger-vm create --volume /a:/b busybox")
+        .exits(2)
+        .says("--mount /a:/b");
+    // Nothing there is nothing to stop.
+    sandbox.sh("banger-vm stop --all").ok();
+    // A paragraph is as wide as the terminal.
+    let help = sandbox.sh("banger-vm --help").ok().to_owned();
+    assert!(
+        help.contains("\nwith the guest command's status: "),
+        "{help}"
+    );
+}

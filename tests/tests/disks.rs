@@ -247,6 +247,15 @@ fn a_work_disk_begins_as_the_image_has_the_home_and_volumes_outlive_vms() {
         "700 0 /root\n640 0 /root/.profile\nof the image\n1\n",
         "{home}"
     );
+    let shown = sandbox.sh("banger-vm show --format table v");
+    for line in [
+        "work_disk: 64 MiB",
+        "volumes: data:/srv/data",
+        "memory: ",
+        "created: 20",
+    ] {
+        assert!(shown.ok().contains(&format!("\n{line}")), "{shown}");
+    }
     let volume = sandbox.sh("banger-vm volume list --json").record();
     assert_eq!(
         (&volume["name"], &volume["vms"][0]),
@@ -353,7 +362,7 @@ fn a_work_disk_begins_as_the_image_has_the_home_and_volumes_outlive_vms() {
     sandbox
         .sh("banger-vm volume delete data")
         .exits(3)
-        .hints("volume create");
+        .hints("volume list");
 }
 
 #[test]

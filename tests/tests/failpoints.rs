@@ -179,6 +179,12 @@ fn image_delete_and_tag() {
         "banger-image tag --quiet busybox other:1",
         "banger-image show --quiet other:1",
     );
+    offline(
+        "image untag",
+        "banger-image tag --quiet busybox other:1",
+        "banger-image untag --quiet other:1",
+        "banger-image show --quiet busybox; test -z \"$(banger-image list | grep other)\"",
+    );
 }
 
 #[test]

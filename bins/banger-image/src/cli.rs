@@ -40,10 +40,13 @@ pub(crate) enum Command {
     Import(Box<ImportArgs>),
     /// Give an image another name
     Tag(TagArgs),
+    /// Take names from images, which stay
+    Untag(UntagArgs),
     /// List images
     #[command(visible_alias = "ls")]
     List,
     /// Show everything about images
+    #[command(visible_alias = "inspect")]
     Show(ImagesArgs),
     /// Delete images that no VM uses
     #[command(visible_alias = "rm")]
@@ -320,6 +323,13 @@ pub(crate) struct TagArgs {
     /// Its further name; another image that has it loses it
     #[arg(value_name = "NAME")]
     pub(crate) name: Reference,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UntagArgs {
+    /// Names to take; an image without any has its id
+    #[arg(value_name = "NAME", required = true, add = ArgValueCompleter::new(lib_cli::images))]
+    pub(crate) names: Vec<Reference>,
 }
 
 #[derive(Debug, Args)]

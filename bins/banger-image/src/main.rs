@@ -14,7 +14,9 @@ fn main() -> ExitCode {
         |_| Exit::Usage.into(),
         |cli: Cli| {
             let mut session = match &cli.command {
-                Command::Pull(_) | Command::Import(_) => Session::making_images(&cli.global)?,
+                Command::Pull(_)
+                | Command::Import(_)
+                | Command::Kernel(KernelCommand::Import(_)) => Session::making_images(&cli.global)?,
                 _ => Session::new(&cli.global)?,
             };
             let outcome = dispatch(&mut session, &cli.command);
@@ -30,6 +32,7 @@ fn dispatch(session: &mut Session, command: &Command) -> Result<(), Failure> {
         Command::Pull(args) => commands::pull::run(session, args),
         Command::Import(args) => commands::import::run(session, args),
         Command::Tag(args) => commands::tag::run(session, args),
+        Command::Untag(args) => commands::tag::untag(session, args),
         Command::List => commands::list::run(session),
         Command::Show(args) => commands::show::run(session, args),
         Command::Delete(args) => commands::delete::run(session, args),

@@ -112,6 +112,7 @@ pub(crate) enum Command {
     #[command(visible_aliases = ["ls", "ps"])]
     List(ListArgs),
     /// Show everything about VMs
+    #[command(visible_alias = "inspect")]
     Show(VmsArgs),
     /// Print the console of a VM
     Logs(LogsArgs),

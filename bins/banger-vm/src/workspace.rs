@@ -153,6 +153,14 @@ pub(crate) fn words(
         let shown = directory.display();
         let swapped = image.as_deref().filter(|image| begins_like_a_path(image));
         if !is_path(directory)
+            && let Some(share) = swapped.filter(|word| word.contains(":/"))
+        {
+            return Err(Failure::usage(format!(
+                "`{share}` is no image; -v is --verbose, and a directory of this machine is shown with --mount"
+            ))
+            .hint(format!("banger-vm run --mount {share} {shown} -- …")));
+        }
+        if !is_path(directory)
             && let Some(repository) = swapped
         {
             return Err(Failure::usage(format!(
@@ -231,6 +239,9 @@ mod tests {
         let swapped = said(Some("./repo"), Some("debian:12"), None).unwrap_err();
         let hint = swapped.parts().1.unwrap_or_default();
         assert_eq!(hint, "banger-vm run debian:12 ./repo -- …");
+        let share = said(Some("/a:/b"), Some("debian:12"), None).unwrap_err();
+        let hint = share.parts().1.unwrap_or_default();
+        assert_eq!(hint, "banger-vm run --mount /a:/b debian:12 -- …");
         assert!(said(Some("./x"), Some("./y"), None).is_err());
         assert!(said(Some("./x"), None, Some("y")).is_err());
     }

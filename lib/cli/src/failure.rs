@@ -103,7 +103,10 @@ impl<E: Diagnose> From<E> for Failure {
     fn from(error: E) -> Self {
         let mut messages = vec![error.to_string()];
         let mut source = error.source();
+        let mut full = false;
         while let Some(cause) = source {
+            let kind = cause.downcast_ref().map(std::io::Error::kind);
+            full |= kind == Some(std::io::ErrorKind::StorageFull);
             let text = cause.to_string();
             // `#[from]` wrappers often repeat what they wrap.
             if !messages.last().is_some_and(|last| last.contains(&text)) {
@@ -114,7 +117,9 @@ impl<E: Diagnose> From<E> for Failure {
         Failure {
             status: error.exit().into(),
             messages,
-            hint: error.hint(),
+            hint: error
+                .hint()
+                .or_else(|| full.then(|| "free some disk space, then run it again".into())),
         }
     }
 }
@@ -143,6 +148,25 @@ mod tests {
             printed(&failure),
             "error: cannot create /x\ncaused by: no storage space\nhint: free some disk space, then run it again\n"
         );
+    }
+
+    #[test]
+    fn whatever_finds_the_disk_full_says_what_to_do() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot do it")]
+        struct Full(#[source] std::io::Error);
+        impl Diagnose for Full {
+            fn exit(&self) -> Exit {
+                Exit::Failed
+            }
+        }
+        let hint = |kind| {
+            let failure = Failure::from(Full(std::io::Error::from(kind)));
+            failure.parts().1.map(str::to_owned)
+        };
+        let full = hint(std::io::ErrorKind::StorageFull);
+        assert!(full.is_some_and(|hint| hint.contains("free some disk space")));
+        assert_eq!(hint(std::io::ErrorKind::NotFound), None);
     }
 
     #[test]

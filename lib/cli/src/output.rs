@@ -3,10 +3,11 @@
 use std::io::{self, IsTerminal, Write};
 
 use lib_model::{
-    BlobRecord, ImageRecord, KernelRecord, OperationRecord, OperationState, Record, VmRecord,
+    BlobRecord, ByteSize, ImageRecord, KernelRecord, OperationRecord, OperationState, Record,
+    VmRecord,
 };
 
-use crate::guest_rows::{heading, live_line, row};
+use crate::guest_rows::{heading, live_line, row, utc};
 use crate::{Failure, Format, Global, Table, age, printable};
 
 /// Collects or prints records. Call [`Output::finish`] at the end.
@@ -260,8 +261,30 @@ fn fields(text: &mut String, prefix: &str, value: &serde_json::Value) {
             }
             serde_json::Value::String(string) => printable(string),
             serde_json::Value::Null => continue,
-            other => printable(&other.to_string()),
+            serde_json::Value::Array(items) if items.is_empty() => continue,
+            serde_json::Value::Array(items) if items.iter().all(|item| item.is_string()) => {
+                let items = items.iter().filter_map(|item| item.as_str());
+                printable(&items.collect::<Vec<_>>().join(", "))
+            }
+            other => match other.as_u64() {
+                Some(bytes) if SIZES.contains(&&**key) => ByteSize(bytes).to_string(),
+                Some(time) if TIMES.contains(&&**key) => utc(time),
+                _ => printable(&other.to_string()),
+            },
         };
-        let _ = writeln!(text, "{name}: {shown}");
+        let _ = writeln!(text, "{}: {shown}", name.trim_end_matches("_ms"));
     }
 }
+
+/// Fields that are milliseconds since 1970.
+const TIMES: [&str; 4] = ["created_ms", "started_ms", "finished_ms", "prepared_ms"];
+
+/// Fields that are bytes.
+const SIZES: [&str; 6] = [
+    "memory",
+    "disk",
+    "size",
+    "used",
+    "work_disk",
+    "memory_limit",
+];

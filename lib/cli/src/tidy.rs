@@ -1,7 +1,7 @@
 //! Ctrl-C while something is being made: what was staged is removed, then the signal ends the process as it
 //! would have at once.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread::JoinHandle;
 
@@ -66,6 +66,11 @@ fn watch(source: &SignalFd, stopped: &OwnedFd) {
         }
         if let Ok(Some(signal)) = source.read_signal() {
             lib_store::abandon_staging();
+            // Below the bars.
+            let line = if io::stderr().is_terminal() { "\n" } else { "" };
+            eprintln!(
+                "{line}interrupted; nothing half made remains, and what was downloaded is kept"
+            );
             end_by(signal.ssi_signo);
         }
         if polled[1].any().unwrap_or(true) {

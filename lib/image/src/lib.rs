@@ -38,7 +38,7 @@ pub use import::{ImportRequest, Input, NixImage, import, import_nix, import_prog
 pub use limits::Limits;
 pub use lock_file::LockFile;
 pub use platform::Platform;
-pub use publish::{delete, tag};
+pub use publish::{delete, tag, untag};
 pub use pull::{PullRequest, pull};
 pub use registry::{RegistryOptions, Retry, credential_files};
 pub use size::Size;

@@ -136,6 +136,19 @@ pub fn tag(
     rename(store, &guard, &image, Some(&name.familiar()))
 }
 
+/// Takes a name from the image that has it, which stays, under its other names and its id.
+///
+/// # Errors
+/// [`lib_store::StoreError::NotFound`].
+pub fn untag(store: &mut Store, locks: &mut Locks, name: &Reference) -> Result<ImageRecord, Error> {
+    let guard = locks.images()?;
+    let image = store.unname_image(&guard, &name.familiar())?;
+    Ok(ImageRecord {
+        changed: true,
+        ..image
+    })
+}
+
 /// Deletes an image that no VM uses, with all its names. Its layers stay in the blobs, for pulls
 /// of images that share them, until they are collected.
 ///

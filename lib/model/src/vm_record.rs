@@ -56,6 +56,24 @@ pub struct VmRecord {
     /// Published ports, as `ADDRESS:PORT:GUESTPORT/tcp`.
     #[serde(default)]
     pub ports: Vec<String>,
+    /// What runs in it from each start on, when that was asked for or is the image's own.
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// Size of a disk of its own for the home directory.
+    #[serde(default)]
+    pub work_disk: Option<ByteSize>,
+    /// Volumes, as `NAME:PATH`, with `:ro` where the guest cannot write.
+    #[serde(default)]
+    pub volumes: Vec<String>,
+    /// Directories of the host, as `HOST:GUEST`, with `:rw` where the guest can write.
+    #[serde(default)]
+    pub mounts: Vec<String>,
+    /// Processor time of the host that it may take, in hundredths of one processor.
+    #[serde(default)]
+    pub cpu_limit_percent: Option<u32>,
+    /// Memory of the host that all of its processes may take.
+    #[serde(default)]
+    pub memory_limit: Option<ByteSize>,
     /// Where its disks and logs are.
     #[serde(default)]
     pub directory: Option<std::path::PathBuf>,

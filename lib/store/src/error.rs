@@ -207,13 +207,31 @@ impl Diagnose for StoreError {
                 Some("free some disk space, then run it again".into())
             }
             StoreError::PathTooLong { .. } => Some("choose a shorter BANGER_RUNTIME_DIR or XDG_RUNTIME_DIR".into()),
-            StoreError::Database { path, .. } => Some(format!(
-                "is {} a readable, writable SQLite database?",
-                path.display()
-            )),
-            StoreError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                Some("free some disk space, then run it again".into())
+            StoreError::Database { path, source } => {
+                use rusqlite::ErrorCode;
+                let path = path.display();
+                Some(match source.sqlite_error_code() {
+                    // Of what has no room SQLite says no more.
+                    Some(ErrorCode::SystemIoFailure) => {
+                        format!("is the disk of {path} full? Free some space, then run it again")
+                    }
+                    Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen) => format!(
+                        "can you write to {path} and its directory? If not, choose another --store"
+                    ),
+                    _ => format!("is {path} a readable, writable SQLite database?"),
+                })
             }
+            StoreError::Io { action, source, .. } => match source.kind() {
+                io::ErrorKind::NotFound if *action == "create" => Some(
+                    "make the directory above it, or choose another by --store, BANGER_RUNTIME_DIR or XDG_RUNTIME_DIR"
+                        .into(),
+                ),
+                io::ErrorKind::StorageFull => Some("free some disk space, then run it again".into()),
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                    Some("choose a place that you can write to with --store DIR".into())
+                }
+                _ => None,
+            },
             _ => None,
         }
     }

@@ -136,6 +136,31 @@ impl Store {
         })
     }
 
+    /// Takes a name away; returns the image that had it.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when none had; when the row cannot be removed.
+    pub fn unname_image(
+        &mut self,
+        _guard: &ImagesGuard<'_>,
+        name: &str,
+    ) -> Result<ImageRecord, StoreError> {
+        let image = self.image(name)?;
+        let taken = self.write(|transaction| {
+            let sql = "DELETE FROM image_names WHERE name = ?1";
+            Ok(transaction.execute(sql, [name])? > 0)
+        })?;
+        if !taken {
+            // An id, or the beginning of one.
+            return Err(StoreError::NotFound {
+                kind: "image",
+                selector: name.to_owned(),
+                nearest: None,
+            });
+        }
+        self.image(image.id.as_str())
+    }
+
     /// Deletes an image that no VM uses: the row, then the files, which go when the trash is
     /// dropped; drop the guard first.
     ///
@@ -268,6 +293,13 @@ pub(crate) mod tests {
         assert!(store.image(first.id.as_str()).unwrap().names.is_empty());
         assert!(store.name_image(&guard, &first.id, "old:1").unwrap());
         assert!(!store.name_image(&guard, &first.id, "old:1").unwrap());
+        store.name_image(&guard, &first.id, "older:1").unwrap();
+        let unnamed = store.unname_image(&guard, "older:1").unwrap();
+        assert_eq!((&unnamed.id, unnamed.names.len()), (&first.id, 1));
+        for no_name in ["older:1", first.id.as_str()] {
+            let refused = store.unname_image(&guard, no_name).unwrap_err();
+            assert!(matches!(refused, StoreError::NotFound { .. }), "{refused}");
+        }
 
         let trash = store.delete_image(&guard, &first.id).unwrap();
         assert!(!context.image(&first.id).exists());

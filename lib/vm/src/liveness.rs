@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use banger_wire::monitor::{ControlReply, ControlRequest, ExitRecord, Handles, Phase, file};
 use lib_model::{SCHEMA, VmRecord, VmState};
-use lib_store::{Context, FileLock, VmRow};
+use lib_store::{Context, FileLock, ShareUse, VmRow, VolumeUse};
 
 use crate::holders::holders;
 use crate::{Control, Interrupt};
@@ -121,6 +121,18 @@ pub fn record(context: &Context, vm: &VmRow, changed: bool) -> VmRecord {
     }
 }
 
+/// As `--volume` takes it.
+fn volume_word(volume: &VolumeUse) -> String {
+    let end = if volume.read_only { ":ro" } else { "" };
+    format!("{}:{}{end}", volume.name, volume.path)
+}
+
+/// As `--mount` takes it.
+fn mount_word(share: &ShareUse) -> String {
+    let end = if share.read_only { "" } else { ":rw" };
+    format!("{}:{}{end}", share.source.display(), share.path)
+}
+
 fn record_of(context: &Context, vm: &VmRow, life: Life, changed: bool) -> VmRecord {
     let state = match life {
         Life::Dead => VmState::Stopped,
@@ -157,6 +169,12 @@ fn record_of(context: &Context, vm: &VmRow, life: Life, changed: bool) -> VmReco
         created_ms: vm.created_ms,
         started_ms: handles.as_ref().map(|h| h.started_ms),
         ports: vm.spec.publish.iter().map(ToString::to_string).collect(),
+        command: vm.spec.entrypoint.clone(),
+        work_disk: vm.spec.work_disk,
+        volumes: vm.spec.volumes.iter().map(volume_word).collect(),
+        mounts: vm.spec.shares.iter().map(mount_word).collect(),
+        cpu_limit_percent: vm.spec.cpu_limit,
+        memory_limit: vm.spec.memory_limit,
         directory: Some(context.vm(&vm.id)),
         runtime: handles.and_then(|h| h.runtime),
         exit: None,

@@ -78,6 +78,11 @@ impl FromStr for VolumeRequest {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (name, path, read_only) = split(text, false)?;
+        if name.contains('/') {
+            return Err(format!(
+                "`{name}` is a directory of this machine, not the name of a volume: --mount {text}"
+            ));
+        }
         Ok(VolumeRequest {
             name: name
                 .try_into()

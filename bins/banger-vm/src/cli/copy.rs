@@ -8,17 +8,20 @@ use clap_complete::engine::ArgValueCompleter;
 use lib_model::ByteSize;
 
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(
+    override_usage = "banger-vm cp [OPTIONS] <SRC>... <DST>",
+    after_help = "\
 A directory goes into a directory that is there, and else becomes the target; DIR/. is its content.
 - is a tar archive on standard input or output. Paths in the VM begin at /.
 
 Examples:
   banger-vm cp src dev:/root
   banger-vm cp dev:/var/log/. logs
-  banger-vm cp dev:/etc - | tar t")]
+  banger-vm cp dev:/etc - | tar t"
+)]
 pub(crate) struct CopyArgs {
     /// Sources, then the target; one side is VM:PATH
-    #[arg(value_name = "SRC… DST", required = true, num_args = 2.., value_hint = ValueHint::AnyPath,
+    #[arg(value_name = "PATH", required = true, num_args = 2.., value_hint = ValueHint::AnyPath,
           add = ArgValueCompleter::new(lib_cli::vm_paths))]
     pub(crate) paths: Vec<OsString>,
 

@@ -16,7 +16,7 @@ Examples:
   banger-image pull alpine:3.20 | banger-vm create --name dev
   banger-vm create --name big --cpus 4 --memory 8G debian:12
   banger-vm create --name web nginx:1            runs the image's command, as do its later starts
-  banger-vm create debian:12 -- sleep infinity   runs this instead; its output is in `banger-vm logs`
+  banger-vm create debian:12 -- sleep infinity   runs this instead; banger-vm logs has its output
   banger-vm create --detach debian:12 | banger-vm op wait")]
 pub(crate) struct CreateArgs {
     /// Name, id or registry reference; - reads records from standard input

@@ -28,6 +28,10 @@ pub(crate) struct ProcessArgs {
     #[arg(long, short)]
     pub(crate) tty: bool,
 
+    /// Give the command standard input, as it has without this; for fingers that type -it
+    #[arg(long, short, conflicts_with = "no_stdin")]
+    pub(crate) interactive: bool,
+
     /// Give the command no standard input
     #[arg(long, short = 'N')]
     pub(crate) no_stdin: bool,
@@ -69,6 +73,10 @@ pub(crate) struct RunArgs {
     /// The same, for any directory name
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) workspace: Option<PathBuf>,
+
+    /// Not offered; for fingers that type it
+    #[arg(long, short, hide = true)]
+    pub(crate) detach: bool,
 
     /// Remove the VM also when its workspace has changes
     #[arg(long, conflicts_with_all = ["keep", "export"])]

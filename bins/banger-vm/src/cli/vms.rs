@@ -15,6 +15,10 @@ pub(crate) struct VmsArgs {
     /// Names or ids; - or nothing reads records from standard input
     #[arg(value_name = "VM", add = ArgValueCompleter::new(lib_cli::vms))]
     pub(crate) vms: Vec<String>,
+
+    /// All VMs
+    #[arg(long, conflicts_with = "vms")]
+    pub(crate) all: bool,
 }
 
 #[derive(Debug, Args)]
@@ -53,7 +57,7 @@ pub(crate) struct DeleteArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
-    /// Show stopped VMs too (they are shown unless standard output is a terminal table of --running)
+    /// Show stopped VMs too, as without it; for fingers that type it
     #[arg(long, short, hide = true)]
     pub(crate) all: bool,
 

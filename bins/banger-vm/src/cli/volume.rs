@@ -16,9 +16,9 @@ pub(crate) enum VolumeVerb {
         /// Name of the volume
         name: VmName,
 
-        /// Largest size; only what is written takes space
-        #[arg(long, value_name = "SIZE", default_value_t = lib_vm::DEFAULT_VOLUME)]
-        size: ByteSize,
+        /// Largest size; only what is written takes space [default: 10G]
+        #[arg(long, value_name = "SIZE")]
+        size: Option<ByteSize>,
     },
     /// List volumes and the VMs that have them
     #[command(visible_alias = "ls")]

@@ -1,16 +1,18 @@
 //! `banger-vm delete`.
 
-use lib_cli::{Failure, Kind, Session, selectors};
+use lib_cli::{Failure, Session};
 use lib_model::Exit;
 use lib_store::StoreError;
 
 use crate::cli::DeleteArgs;
+use crate::target;
 
 /// Removes the VMs and their disks, and prints their last records.
 pub(crate) fn run(session: &mut Session, args: &DeleteArgs) -> Result<(), Failure> {
     let mut store = session.store()?;
     let mut locks = session.locks();
-    lib_cli::for_each(selectors(&args.vms.vms, Kind::Vm)?, |name| {
+    let selected = target::selected(&store, &args.vms)?;
+    lib_cli::for_each(selected, |name| {
         let vm = match store.vm(name) {
             Err(StoreError::NotFound { .. }) if args.if_exists => return Ok(()),
             vm => vm?,

@@ -25,13 +25,20 @@ pub(crate) enum Input {
 }
 
 impl Input {
-    /// Our own, unless the user said otherwise.
-    pub(crate) fn ours(process: &ProcessArgs) -> Self {
-        if process.no_stdin {
+    /// Our own, unless the user said otherwise or it has records.
+    ///
+    /// # Errors
+    /// The user asks for it, and it has records.
+    pub(crate) fn of(process: &ProcessArgs, records: bool) -> Result<Self, Failure> {
+        if records && process.interactive {
+            let message = "standard input has records, so the command cannot have it";
+            return Err(Failure::usage(message).hint("name it, or leave out --interactive"));
+        }
+        Ok(if records || process.no_stdin {
             Input::Null
         } else {
             Input::Ours
-        }
+        })
     }
 }
 
@@ -47,11 +54,7 @@ pub(crate) fn run(session: &mut Session, args: ExecArgs) -> Result<u8, Failure> 
 fn run_inner(session: &mut Session, args: ExecArgs) -> Result<u8, Failure> {
     let named: Vec<String> = args.vm.iter().cloned().collect();
     let from_records = named.is_empty() || named == ["-"];
-    let input = if from_records {
-        Input::Null
-    } else {
-        Input::ours(&args.process)
-    };
+    let input = Input::of(&args.process, from_records)?;
     let selectors = selectors(&named, Kind::Vm)?;
     // An exec must be quick, so it sweeps nothing.
     let mut store = match args.auto_prepare {

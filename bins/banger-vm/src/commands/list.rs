@@ -23,7 +23,7 @@ pub(crate) fn run(session: &mut Session, args: &ListArgs) -> Result<(), Failure>
 /// Shows everything about the VMs.
 pub(crate) fn show(session: &mut Session, args: &VmsArgs) -> Result<(), Failure> {
     let mut store = session.store_to_read()?;
-    target::for_each(&mut store, &args.vms, |_, vm| {
+    target::for_each(&mut store, args, |_, vm| {
         session
             .output
             .show(lib_vm::record(&session.context, &vm, false))

@@ -12,7 +12,7 @@ use crate::{follow, guest, target};
 /// Asks the agents something small and says how long that took.
 pub(crate) fn run(session: &mut Session, args: &PingArgs) -> Result<(), Failure> {
     let mut store = session.store_to_read()?;
-    target::for_each(&mut store, &args.vms.vms, |_, vm| {
+    target::for_each(&mut store, &args.vms, |_, vm| {
         if let Some(size) = args.transfer {
             return transfer(session, &vm, size.0);
         }

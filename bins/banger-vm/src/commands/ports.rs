@@ -10,7 +10,7 @@ use crate::{guest, target};
 /// Lists sockets of the guests, or what is published of them.
 pub(crate) fn run(session: &mut Session, args: &PortsArgs) -> Result<(), Failure> {
     let mut store = session.store_to_read()?;
-    target::for_each(&mut store, &args.vms.vms, |_, vm| {
+    target::for_each(&mut store, &args.vms, |_, vm| {
         if args.published {
             let state = lib_vm::record(&session.context, &vm, false).state;
             for port in &vm.spec.publish {

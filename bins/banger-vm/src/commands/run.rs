@@ -23,6 +23,12 @@ pub(crate) fn run(session: &mut Session, args: RunArgs) -> Result<u8, Failure> {
 }
 
 fn run_inner(session: &mut Session, mut args: RunArgs) -> Result<u8, Failure> {
+    if args.detach {
+        let message =
+            "run waits for its command; what goes on in the background is a VM that stays";
+        return Err(Failure::usage(message)
+            .hint("banger-vm create IMAGE -- COMMAND   (and: banger-vm logs -f NAME)"));
+    }
     let config = Config::load(&Environment::process())?;
     args.machine = args.machine.configured(&config);
     let (image, source) = workspace::words(
@@ -63,11 +69,7 @@ fn run_inner(session: &mut Session, mut args: RunArgs) -> Result<u8, Failure> {
     } else {
         args.command.clone()
     };
-    let input = if from_record {
-        Input::Null
-    } else {
-        Input::ours(&args.process)
-    };
+    let input = Input::of(&args.process, from_record)?;
     let choice = match init {
         Some(choice) => choice,
         None if boots_init => InitChoice::Auto,

@@ -26,7 +26,7 @@ pub(crate) fn run(session: &mut Session, args: &SetArgs) -> Result<(), Failure> 
     if change == Change::default() && !replaced {
         return Err(Failure::usage("no change was given").hint("banger-vm set --help"));
     }
-    if args.name.is_some() && args.vms.vms.len() > 1 {
+    if args.name.is_some() && (args.vms.all || args.vms.vms.len() > 1) {
         return Err(Failure::usage("--name fits one VM, but more are named"));
     }
     let mut store = session.store()?;
@@ -42,7 +42,7 @@ pub(crate) fn run(session: &mut Session, args: &SetArgs) -> Result<(), Failure> 
         kernel: kernel.transpose()?,
         ..change
     };
-    target::for_each(&mut store, &args.vms.vms, |store, vm| {
+    target::for_each(&mut store, &args.vms, |store, vm| {
         let mut guard = locks.vm(&vm.id)?;
         let vm = store.vm_again(&guard, &vm)?;
         let changed = lib_vm::set(store, &mut guard, &vm, &change, dry_run)?;

@@ -15,7 +15,7 @@ pub(crate) fn run(session: &mut Session, args: &StartArgs) -> Result<(), Failure
     let mut store = session.store()?;
     let mut locks = session.locks();
     let patience = Duration::from_secs(args.boot_timeout);
-    target::for_each(&mut store, &args.vms.vms, |store, vm| {
+    target::for_each(&mut store, &args.vms, |store, vm| {
         let guard = locks.vm(&vm.id)?;
         let vm = store.vm_again(&guard, &vm)?;
         // Only now: while we wait for records or the lock, Ctrl-C just ends us.

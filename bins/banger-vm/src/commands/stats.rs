@@ -13,10 +13,10 @@ use crate::{follow, guest, target};
 /// Looks at the named VMs, or at all that run, once or again and again.
 pub(crate) fn run(session: &mut Session, args: &StatsArgs) -> Result<(), Failure> {
     let mut store = session.store_to_read()?;
-    let named = !args.vms.vms.is_empty() || lib_cli::stdin_is_data();
+    let named = args.vms.all || !args.vms.vms.is_empty() || lib_cli::stdin_is_data();
     let mut vms = Vec::new();
     if named {
-        target::for_each(&mut store, &args.vms.vms, |_, vm| {
+        target::for_each(&mut store, &args.vms, |_, vm| {
             vms.push(vm);
             Ok(())
         })?;

@@ -17,7 +17,7 @@ pub(crate) fn stop(session: &mut Session, args: &StopArgs) -> Result<(), Failure
     let mut store = session.store()?;
     let mut locks = session.locks();
     let grace = Duration::from_secs(args.grace);
-    target::for_each(&mut store, &args.vms.vms, |store, vm| {
+    target::for_each(&mut store, &args.vms, |store, vm| {
         let guard = locks.vm(&vm.id)?;
         let vm = store.vm_again(&guard, &vm)?;
         let lived = lib_vm::life(&session.context, &vm) != lib_vm::Life::Dead;
@@ -35,7 +35,7 @@ pub(crate) fn restart(session: &mut Session, args: &StopArgs) -> Result<(), Fail
     let mut store = session.store()?;
     let mut locks = session.locks();
     let grace = Duration::from_secs(args.grace);
-    target::for_each(&mut store, &args.vms.vms, |store, vm| {
+    target::for_each(&mut store, &args.vms, |store, vm| {
         let guard = locks.vm(&vm.id)?;
         let vm = store.vm_again(&guard, &vm)?;
         lib_vm::stop(&session.context, &guard, &vm, grace, &Interrupt::never())?;
@@ -58,7 +58,7 @@ pub(crate) fn restart(session: &mut Session, args: &StopArgs) -> Result<(), Fail
 pub(crate) fn kill(session: &mut Session, args: &VmsArgs) -> Result<(), Failure> {
     let mut store = session.store()?;
     let mut locks = session.locks();
-    target::for_each(&mut store, &args.vms, |store, vm| {
+    target::for_each(&mut store, args, |store, vm| {
         // A start that hangs holds the lock of the VM; ending its VMM ends the start too.
         let mut changed = lib_vm::kill_now(store.context(), &vm);
         let guard = locks.vm(&vm.id)?;

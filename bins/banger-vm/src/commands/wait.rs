@@ -10,7 +10,7 @@ use crate::target;
 /// Waits until the VMs have ended, and prints their records.
 pub(crate) fn run(session: &mut Session, args: &VmsArgs) -> Result<(), Failure> {
     let mut store = session.store()?;
-    target::for_each(&mut store, &args.vms, |_, vm| {
+    target::for_each(&mut store, args, |_, vm| {
         if let Ok(mut control) = Control::connect(&session.context, &vm) {
             match control.ask(&ControlRequest::WaitExit, None, &Interrupt::never()) {
                 Err(VmError::Monitor { .. })
