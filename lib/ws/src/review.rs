@@ -396,11 +396,11 @@ fn changes(
         }
     }
     // A commit can do something that a later one takes back: the branch has it all the same.
+    let known: HashSet<String> = changes.iter().map(|change| change.path.clone()).collect();
     for path in &collected.commits.touched {
         let shown = text(path);
-        let known = changes.iter().any(|change| change.path == shown);
         let found = risks(path, 0, 0, None);
-        if !known && !found.is_empty() {
+        if !found.is_empty() && !known.contains(&shown) {
             changes.push(ChangeRecord {
                 schema: SCHEMA,
                 id: review.record.id.clone(),
