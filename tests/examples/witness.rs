@@ -1,5 +1,7 @@
 //! All there is in an image of the tests: says what it was started with, and ends with a status of its own.
+#![expect(clippy::print_stdout, reason = "it is all that it does")]
 
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
 
@@ -20,5 +22,10 @@ fn main() -> ExitCode {
         (directory, owner.ok())
     });
     println!("directory {directory:?}");
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        let listener = TcpListener::bind(address);
+        let connected = listener.and_then(|listener| TcpStream::connect(listener.local_addr()?));
+        println!("{address} {:?}", connected.map(drop));
+    }
     ExitCode::from(42)
 }

@@ -1,4 +1,5 @@
-//! An image that is one static program and nothing else: no shell, no accounts, no directory.
+//! An image that is one static program and nothing else: no shell, no accounts, no directory. It is the first that the
+//! guest runs, too, and finds loopback up.
 
 use std::process::Command;
 
@@ -53,6 +54,8 @@ Uid: 4242 4242 4242 4242
 Gid: 4343 4343 4343 4343
 Groups: 4343
 directory Ok(("/not/there/yet", Some(0)))
+127.0.0.1:0 Ok(())
+[::1]:0 Ok(())
 "#,
         "{ran}"
     );

@@ -38,7 +38,7 @@ use crate::port::Port;
 use crate::role::{self, Role};
 use crate::serve::Agent;
 use crate::signals::Signals;
-use crate::{console, runtime, shutdown, sys};
+use crate::{console, loopback, runtime, shutdown, sys};
 
 /// First argument of the agent beside the image's init; descriptors follow.
 pub(crate) const BESIDE: &str = "beside";
@@ -100,6 +100,7 @@ fn boot() -> Result<(), BootError> {
             LocalSet::new().block_on(&runtime, serve(config, &hidden))
         }
         Some(argv) => {
+            loopback::ensure();
             // The agent is the guest's only way to the host: the OOM killer must spare it, as it spares process 1.
             let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
             match beside::hand_over(&config, &hidden, &argv)? {}

@@ -15,6 +15,7 @@ mod exec;
 mod helper;
 mod image_file;
 mod init_signal;
+mod loopback;
 mod port;
 mod process;
 mod relay;

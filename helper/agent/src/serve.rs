@@ -24,8 +24,8 @@ use crate::process::{Ended, Processes};
 use crate::spawn::spawn_on_console;
 use crate::worker::Workers;
 use crate::{
-    account, clock, console, copy, exec, image_file, sockets, splice, ssh, stats, tcp, watch,
-    workspace,
+    account, clock, console, copy, exec, image_file, loopback, sockets, splice, ssh, stats, tcp,
+    watch, workspace,
 };
 
 /// The agent's version.
@@ -171,6 +171,8 @@ impl Agent {
             return;
         }
         caller.close().await;
+        // Now nobody waits.
+        loopback::ensure();
     }
 
     async fn answer(

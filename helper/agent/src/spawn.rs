@@ -18,7 +18,7 @@ use nix::unistd::{Gid, Uid, pipe2};
 use crate::account::{self, Account};
 use crate::role::{Role, role};
 use crate::sys::{self, Child, Stage, Standard};
-use crate::{command, console};
+use crate::{command, console, loopback};
 
 /// Where programs are when the image does not say.
 pub(crate) const DEFAULT_PATH: &str =
@@ -117,6 +117,7 @@ pub(crate) fn spawn_self(
         })
     });
     let standard = connected.map_err(|e| failed("make a socket", &e))?;
+    loopback::ensure();
     match sys::spawn(standard, &child) {
         Ok(pid) => Ok((pid, ours.into())),
         Err((_, error)) => Err(failed("start a process", &error)),
@@ -140,6 +141,7 @@ fn start<T>(
         directory: c_string(plan.directory.as_bytes())?,
     };
     let (standard, ends) = connect().map_err(|e| failed("make pipes", &e))?;
+    loopback::ensure();
     match sys::spawn(standard, &child) {
         Ok(pid) => Ok((pid, ends)),
         Err((Stage::Exec, error)) => Err(command::explain(&plan.file, &error)),

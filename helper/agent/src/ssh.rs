@@ -33,6 +33,7 @@ pub(crate) use self::server::main;
 
 use crate::channel::Stream;
 use crate::console;
+use crate::loopback;
 use crate::process::{Processes, signal_group};
 use crate::relay::relay;
 use crate::role::{Role, role};
@@ -137,6 +138,7 @@ fn start(socket: OwnedFd) -> io::Result<u32> {
         credentials: None,
         directory: c"/".to_owned(),
     };
+    loopback::ensure();
     sys::spawn(standard, &child).map_err(|(_, error)| error)
 }
 

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::channel::Stream;
-use crate::{splice, sys};
+use crate::{loopback, splice, sys};
 
 /// A listener on loopback whose backlog is full answers late.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -17,6 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Connects, accepts the stream, and moves bytes until both sides have finished. A port where nobody
 /// listens refuses: the stream is reset.
 pub(crate) async fn serve(stream: Stream, port: u16) {
+    loopback::ensure();
     let Some(socket) = connect(port).await else {
         return;
     };

@@ -1,4 +1,4 @@
-//! Loopback, and the one static interface.
+//! The one static interface.
 
 use std::fs;
 use std::io;
@@ -14,16 +14,15 @@ use crate::sys::netdevice::Interfaces;
 /// How long the interface may take to appear after its driver was loaded.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Brings the interfaces up.
+/// Brings the interface up.
 ///
 /// # Errors
 /// The interface did not appear, or the kernel refused a step, which the message names.
 pub(super) fn configure(network: Option<&Network>) -> Result<(), BootError> {
-    let interfaces = Interfaces::open().context(|| "opening a socket".to_owned())?;
-    interfaces.up("lo").context(|| "loopback".to_owned())?;
     let Some(network) = network else {
         return Ok(());
     };
+    let interfaces = Interfaces::open().context(|| "opening a socket".to_owned())?;
     let directory = Path::new("/sys/class/net");
     let name = wait_for(PATIENCE, || Ok(search(directory, &network.mac)))
         .context(|| format!("finding the interface {}", network.mac))?;
