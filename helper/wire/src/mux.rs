@@ -24,6 +24,8 @@ const OUTPUT_KEPT: usize = WINDOW as usize + 4096;
 
 const HEADER: usize = 12;
 const MAGIC: &[u8; 8] = b"bngrmux\0";
+/// How every channel begins: the header of its `HELLO`, and the magic.
+const BEGINNING: &[u8; 20] = b"\x01\0\0\0\0\0\0\0\x0a\0\0\0bngrmux\0";
 
 const HELLO: u8 = 1;
 const OPEN: u8 = 2;
@@ -114,13 +116,10 @@ impl Stream {
 }
 
 /// Whether `bytes` begin with a `HELLO`, as the first bytes of every channel do. A port that outlives
-/// its host, as at a restore, delivers a new channel's first bytes at the start of a read.
+/// its host, as at a restore, delivers a new channel's first bytes at the start of a read. Nothing else that a host
+/// sends has these bytes anywhere: not the content of a file either ([`Mux::send`]).
 pub fn begins_channel(bytes: &[u8]) -> bool {
-    let mut hello = [0; HEADER + MAGIC.len()];
-    hello[0] = HELLO;
-    hello[8] = MAGIC.len() as u8 + 2;
-    hello[HEADER..].copy_from_slice(MAGIC);
-    bytes.starts_with(&hello)
+    bytes.starts_with(BEGINNING)
 }
 
 /// A frame as far as it has arrived.
@@ -379,13 +378,26 @@ impl Mux {
     /// Queues as much of `bytes` as the stream's credit and the channel allow; returns how much.
     pub fn send(&mut self, id: StreamId, bytes: &[u8]) -> usize {
         let bytes = &bytes[..bytes.len().min(self.writable(id))];
-        for chunk in bytes.chunks(MAX_DATA) {
-            self.frame(DATA, id, chunk);
+        let mut left = bytes;
+        while !left.is_empty() {
+            let (piece, rest) = left.split_at(self.piece(left));
+            self.frame(DATA, id, piece);
+            left = rest;
         }
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.send_credit -= bytes.len() as u32;
         }
         bytes.len()
+    }
+
+    /// How many of `bytes` go into the next frame: from the host never what looks like a channel's beginning.
+    fn piece(&self, bytes: &[u8]) -> usize {
+        let most = &bytes[..bytes.len().min(MAX_DATA)];
+        let beginning = match self.side {
+            Side::Host => memchr::memmem::find(most, BEGINNING),
+            Side::Guest => None,
+        };
+        beginning.map_or(most.len(), |at| at + BEGINNING.len() - 1)
     }
 
     /// Gives credit back to the peer for received bytes that left our memory.
@@ -394,8 +406,11 @@ impl Mux {
             return;
         };
         stream.unreturned += bytes as u32;
-        // In quarters of the window, so that credit frames stay rare; often enough for a peer that keeps to [`WINDOW`].
-        let due = (stream.window / 4).min(WINDOW / 2);
+        // In parts of the window, so that credit frames stay rare; often enough for a peer that keeps to [`WINDOW`].
+        let due = match stream.window {
+            WINDOW => WINDOW / 4,
+            wider => (wider / 2).min(WINDOW),
+        };
         if stream.unreturned >= due && !stream.received_finish {
             let credit = std::mem::take(&mut stream.unreturned);
             stream.receive_credit += credit;
@@ -663,6 +678,27 @@ mod tests {
         assert!(begins_channel(&hello));
         assert!(!begins_channel(&hello[..HEADER]));
         assert!(!begins_channel(&hello[1..]));
+    }
+
+    #[test]
+    fn no_content_begins_a_channel() {
+        let (mut host, mut guest) = pair();
+        let id = host.open(1).unwrap();
+        pump(&mut host, &mut guest, 1000);
+        while guest.next_event().is_some() {}
+        let hello = Mux::new(Side::Host).output().to_vec();
+        let mut content = hello.repeat(2000);
+        content.extend_from_slice(&[0; MAX_DATA]);
+        content.extend_from_slice(&hello);
+        assert_eq!(host.send(id, &content), content.len());
+        let sent = host.output().to_vec();
+        assert!((0..sent.len()).all(|at| !begins_channel(&sent[at..])));
+        pump(&mut host, &mut guest, 1000);
+        let mut received = Vec::new();
+        while let Some(Event::Data(_, bytes)) = guest.next_event() {
+            received.extend_from_slice(&bytes);
+        }
+        assert!(received == content);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use banger_tests::eventually;
-use banger_wire::mux::MAX_DATA;
+use banger_wire::mux::{MAX_DATA, Mux, Side};
 use banger_wire::port;
 use lib_guest::{CopyIn, CopyOptions, CopyOut, Error, Exit, Outcome};
 
@@ -54,6 +54,29 @@ fn files_go_in_and_out_with_their_links() {
     let inode = |name: &str| fs::metadata(at(name)).unwrap().ino();
     assert_eq!(inode("out/src/hard"), inode("out/src/d/file"));
     assert_eq!(fs::read(at("out/src/hard")).unwrap(), vec![7; 3_000_000]);
+}
+
+/// What a new host says first makes the agent begin anew; a file may hold the same.
+#[test]
+fn a_file_that_looks_like_a_channel_is_a_file() {
+    let harness = Harness::new();
+    let guest = harness.guest();
+    let base = tempfile::tempdir().unwrap();
+    let at = |name: &str| base.path().join(name);
+    let hello = Mux::new(Side::Host).output().to_vec();
+    fs::write(at("from"), hello.repeat(50_000)).unwrap();
+    let sources = [at("from")];
+    let to = at("to");
+    let options = CopyOptions::default();
+    guest
+        .copy_in(
+            CopyIn::Paths(&sources),
+            to.as_os_str().as_bytes(),
+            &options,
+            &mut no_progress,
+        )
+        .unwrap();
+    assert!(fs::read(&to).unwrap() == fs::read(at("from")).unwrap());
 }
 
 /// An archive of one file of a megabyte, again and again, until it is told to end.
