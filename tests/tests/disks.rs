@@ -250,7 +250,7 @@ fn a_work_disk_begins_as_the_image_has_the_home_and_volumes_outlive_vms() {
     let shown = sandbox.sh("banger-vm show --format table v");
     for line in [
         "work_disk: 64 MiB",
-        "volumes: data:/srv/data",
+        "volumes: [\"data:/srv/data\"]",
         "memory: ",
         "created: 20",
     ] {

@@ -253,7 +253,11 @@ fn fields(text: &mut String, prefix: &str, value: &serde_json::Value) {
         return;
     };
     for (key, value) in object {
-        let name = format!("{prefix}{key}");
+        let is_time = TIMES.contains(&&**key);
+        let name = match key.strip_suffix("_ms") {
+            Some(bare) if is_time => format!("{prefix}{bare}"),
+            _ => format!("{prefix}{key}"),
+        };
         let shown = match value {
             serde_json::Value::Object(_) => {
                 fields(text, &format!("{name}."), value);
@@ -262,17 +266,13 @@ fn fields(text: &mut String, prefix: &str, value: &serde_json::Value) {
             serde_json::Value::String(string) => printable(string),
             serde_json::Value::Null => continue,
             serde_json::Value::Array(items) if items.is_empty() => continue,
-            serde_json::Value::Array(items) if items.iter().all(|item| item.is_string()) => {
-                let items = items.iter().filter_map(|item| item.as_str());
-                printable(&items.collect::<Vec<_>>().join(", "))
-            }
             other => match other.as_u64() {
                 Some(bytes) if SIZES.contains(&&**key) => ByteSize(bytes).to_string(),
-                Some(time) if TIMES.contains(&&**key) => utc(time),
+                Some(time) if is_time => utc(time),
                 _ => printable(&other.to_string()),
             },
         };
-        let _ = writeln!(text, "{}: {shown}", name.trim_end_matches("_ms"));
+        let _ = writeln!(text, "{name}: {shown}");
     }
 }
 

@@ -59,7 +59,7 @@ fn hears(mut stream: &UnixStream, wanted: &str) {
     let mut chunk = [0; 4096];
     while !said.ends_with(b"\n") || !String::from_utf8_lossy(&said).contains(wanted) {
         let length = stream.read(&mut chunk).expect("it works in the machine");
-        let log = || fs::read_to_string("/run/log").unwrap_or_default();
+        let log = || fs::read_to_string("/run/machine/log").unwrap_or_default();
         assert!(length > 0, "{}\n{}", String::from_utf8_lossy(&said), log());
         said.extend(&chunk[..length]);
     }
@@ -76,13 +76,15 @@ pub(super) fn living_vms(ops: &mut Client) {
     let reservation = reserve(ops, 1);
     let (_, tap) = ops.attach(vm(1)).expect("it works in the machine");
     let interface = PathBuf::from(format!("/sys/class/net/{}", reservation.interface));
+    // Not on the root, as the disks of the snapshots.
+    fs::create_dir_all("/run/machine").expect("it works in the machine");
     let log = OpenOptions::new()
         .append(true)
         .create(true)
-        .open("/run/log")
+        .open("/run/machine/log")
         .expect("it works in the machine");
     let file = |name: &str, content: &[u8]| {
-        let path = Path::new("/run").join(name);
+        let path = Path::new("/run/machine").join(name);
         fs::write(&path, content).expect("it works in the machine");
         File::open(path).expect("it works in the machine")
     };
