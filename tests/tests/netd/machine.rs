@@ -157,7 +157,7 @@ fn under_systemd_with_a_device_mapper() {
             "set -e\n{before}\nexec /root/inside --ignored --exact --nocapture netd::machine::{test}"
         );
         // Its own deadline, so that what was said until then is shown.
-        let exec = "banger-vm exec --timeout 220 host -- sh -s";
+        let exec = "banger-vm exec --timeout 900 host -- sh -s";
         let ran = sandbox.feed(exec, script.as_bytes());
         println!("{}", ran.stdout);
         ran
