@@ -14,7 +14,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use super::fuse::{FLUSH, Fuse, STATFS, WRITE};
 use super::life::PATIENCE;
-use super::{connect, sandbox};
+use super::{connect, reserve, sandbox, vm};
 
 /// How often a caller that drips says a byte: far more often than frames take.
 const DRIP: Duration = Duration::from_millis(50);
@@ -279,8 +279,8 @@ fn descriptors_are_refused() {
 fn a_file_whose_server_does_not_answer_holds_nobody_up() {
     let Some(sandbox) = sandbox() else { return };
     let netns = Netns::new(&sandbox);
-    let looping = || {
-        let vm = "00112233445566aa";
+    let looping = |number| {
+        let vm = vm(number);
         framed(&format!(
             "{{\"loop\":{{\"vm\":\"{vm}\",\"read_only\":true}}}}"
         ))
@@ -309,14 +309,15 @@ fn a_file_whose_server_does_not_answer_holds_nobody_up() {
 
     fuse.withhold(&[FLUSH], true);
     let netd = Netd::start(&sandbox, &netns, "--offer disks --frame-timeout 3000");
-    let asks = |file: &File| -> Refusal {
+    reserve(&mut connect(&netd), 1);
+    let asks = |number, file: &File| -> Refusal {
         let mut raw = Raw::greeted(&netd);
-        raw.send_with(&looping(), file, 1);
+        raw.send_with(&looping(number), file, 1);
         let answer: Answer = raw.receive().expect("it is told why");
         answer.expect_err("it is refused")
     };
     for _ in 0..4 {
-        let refusal = asks(&fuse.file);
+        let refusal = asks(1, &fuse.file);
         assert_eq!(refusal.code, Code::Invalid, "{refusal:?}");
         assert!(refusal.message.contains("file system"), "{refusal:?}");
     }
@@ -324,14 +325,14 @@ fn a_file_whose_server_does_not_answer_holds_nobody_up() {
     let path = sandbox.path("file");
     std::fs::write(&path, "x").unwrap();
     let file = File::open(&path).unwrap();
-    assert_eq!(asks(&file).code, Code::Exhausted);
+    assert_eq!(asks(1, &file).code, Code::Exhausted);
     assert!(connect(&netd).up().unwrap().0, "the others go on");
     fuse.relent();
     // It is looked at: there is no such VM.
-    assert_eq!(asks(&file).code, Code::NotFound);
+    assert_eq!(asks(2, &file).code, Code::NotFound);
     // A server that does not even say what it has.
     fuse.withhold(&[STATFS], true);
-    let refusal = asks(&fuse.file);
+    let refusal = asks(1, &fuse.file);
     assert!(refusal.message.contains("in time"), "{refusal:?}");
     assert!(connect(&netd).down().unwrap().0);
 }
