@@ -25,8 +25,8 @@ use crate::{account, spawn, sys};
 const BATCH: usize = 512 * 1024;
 /// On the way to a worker, beside the one that it works on.
 const BATCHES: usize = 4;
-/// Pieces on the way from a worker, each a frame of a tree.
-const PIECES: usize = 8;
+/// Pieces on the way from a worker, each a frame of a tree: as many as it reads at once, so that they leave while it reads.
+const PIECES: usize = 16;
 /// What a caller sends waits for more at most so long: it may want an answer.
 const PATIENCE: Duration = Duration::from_millis(20);
 

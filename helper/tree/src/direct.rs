@@ -13,8 +13,11 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 const LARGE: u64 = 16 << 20;
 /// Of addresses, offsets and lengths; no disk of a guest has larger blocks.
 const BLOCK: usize = 4096;
-/// Moved at once.
-const PIECE: usize = 2 << 20;
+/// Written at once: what the kernel gives to a disk as one request (queue-sysfs, `max_sectors_kb`), so that the host writes
+/// with one processor while the other emulates the guest's.
+const PIECE: usize = 1 << 20;
+/// Read at once: some requests, for nothing else happens until they are answered.
+const READ: usize = 2 << 20;
 /// A huge page: one piece of memory for the disk's driver, and not hundreds (admin-guide/mm/transhuge.rst).
 const HUGE_PAGE: usize = 2 << 20;
 
@@ -23,18 +26,19 @@ const HUGE_PAGE: usize = 2 << 20;
 struct Aligned {
     bytes: Vec<u8>,
     start: usize,
+    size: usize,
 }
 
 impl Aligned {
-    fn new() -> Aligned {
+    fn new(size: usize) -> Aligned {
         // What is not touched takes no memory.
-        let bytes = vec![0; PIECE + HUGE_PAGE];
+        let bytes = vec![0; size + HUGE_PAGE];
         let start = bytes.as_ptr().align_offset(HUGE_PAGE).min(HUGE_PAGE);
-        Aligned { bytes, start }
+        Aligned { bytes, start, size }
     }
 
     fn piece(&mut self) -> &mut [u8] {
-        &mut self.bytes[self.start..self.start + PIECE]
+        &mut self.bytes[self.start..self.start + self.size]
     }
 }
 
@@ -54,7 +58,7 @@ impl Target {
         let direct = past_cache && size >= LARGE && set_direct(&file, true);
         Target {
             file,
-            buffer: direct.then(Aligned::new),
+            buffer: direct.then(|| Aligned::new(PIECE)),
             held: 0,
         }
     }
@@ -147,7 +151,7 @@ impl<'a> Source<'a> {
         let direct = left >= LARGE && set_direct(file, true);
         direct.then(|| Source {
             file,
-            buffer: Aligned::new(),
+            buffer: Aligned::new(READ),
             direct,
         })
     }

@@ -2,13 +2,15 @@
 
 use std::fs;
 use std::io::Read;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use banger_tests::{Image, Registry};
 
+use super::measure::touch_memory;
 use super::start_up::wall;
-use super::{Bench, Row, alone, middle, shown};
+use super::{Bench, Row, alone, middle, remove, shown};
 use crate::step::{Result, captured};
 
 impl Bench {
@@ -72,11 +74,11 @@ impl Bench {
         self.import_busybox()
     }
 
-    /// 500 MB of random bytes by `cp`, against as many that nobody looks at, in turns: the middle of the rounds' ratios
-    /// counts. Needs the image `busybox` and a kernel.
+    /// 500 MB of random bytes by `cp`, to where no file is, against as many that nobody looks at, in turns: the middle
+    /// of the rounds' ratios counts. Needs the image `busybox` and a kernel.
     pub(super) fn copies(&self, rows: &mut Vec<Row>) -> Result<()> {
         const SIZE: u64 = 500_000_000;
-        const ROUNDS: usize = 3;
+        const ROUNDS: usize = 5;
         let create = ["create", "--quiet", "--network=none", "--name=c", "busybox"];
         captured(&mut self.command("banger-vm", &create))?;
         let file = self.directory.path().join("large");
@@ -102,7 +104,11 @@ impl Bench {
             let ping = ["ping", "--json", "--quiet", "--transfer", &size, "c"];
             let raw = captured(&mut self.command("banger-vm", &ping))?;
             let raw: serde_json::Value = serde_json::from_str(&raw)?;
+            let clear = ["exec", "c", "--", "sh", "-c", "rm -f /root/large && sync"];
+            captured(&mut self.command("banger-vm", &clear))?;
+            remove(Path::new(&back))?;
             for ((_, command, name), measured) in ways.iter().zip(&mut measured) {
+                touch_memory(SIZE as usize);
                 let raw = raw["transfer"][name].as_f64().unwrap_or(0.0) / 1e6;
                 let copy = wall(&mut self.command("banger-vm", command))?.as_secs_f64();
                 measured.push((raw / copy, raw, copy));
@@ -120,8 +126,8 @@ impl Bench {
                 format!("{ratio:.2}"),
             ]);
         }
-        fs::remove_file(&back)?;
-        Ok(fs::remove_file(&*file)?)
+        remove(Path::new(&back))?;
+        remove(Path::new(&*file))
     }
 
     fn import_busybox(&self) -> Result<()> {

@@ -38,6 +38,13 @@ pub(crate) struct Cost {
     pub(crate) written: u64,
 }
 
+/// Lets so many bytes be used and freed, so that what is measured next gets memory that the machine has. A hypervisor
+/// that takes free memory back (virtio 1.2, section 5.5.6.7, "Free Page Reporting") gives it again when it is touched,
+/// and that may be slower than a disk.
+pub(crate) fn touch_memory(bytes: usize) {
+    drop(std::hint::black_box(vec![1_u8; bytes]));
+}
+
 /// Runs a command below a process of its own and returns its cost.
 ///
 /// # Errors
