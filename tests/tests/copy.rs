@@ -47,6 +47,8 @@ fn files_go_in_and_come_back() {
     sandbox
         .sh("diff -r --no-dereference -x pipe src back && test -p back/pipe && test back/hard -ef back/d/file")
         .ok();
+    let file = sandbox.sh("stat -c '%a %Y %h' back/d/file");
+    assert_eq!(file.ok(), "640 1000000007 2\n");
     let sparse = fs::metadata(sandbox.path("back/sparse")).unwrap();
     assert!(
         sparse.blocks() * 512 < 1 << 20,

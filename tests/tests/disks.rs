@@ -1,5 +1,6 @@
 //! Kinds of disks: each keeps what is written, grows, frees its space, and leaves the image as it was.
 
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
@@ -34,6 +35,10 @@ fn kind(name: &str, file: &str) {
         ))
         .record();
     assert_eq!(made["disk_kind"], name, "{made}");
+    // Only a snapshot is a device of the mapper's (dm-snapshot).
+    let mapped = sandbox.sh("banger-vm exec v -- sh -c 'cat /sys/block/dm-*/dm/suspended'");
+    let works = mapped.stdout.lines().any(|suspended| suspended == "0");
+    assert_eq!(works, name == "snapshot", "{mapped}");
     let (small, filesystem) = root(&sandbox);
     assert_eq!(
         filesystem,
@@ -83,6 +88,11 @@ fn kind(name: &str, file: &str) {
         }
     };
     check("after it grew live");
+    let mut magic = [0; 4];
+    std::fs::File::open(&disk)
+        .and_then(|mut file| file.read_exact(&mut magic))
+        .expect("the disk is there");
+    assert_eq!(magic == *b"QFI\xfb", name == "qcow2", "{magic:?}");
     let used = std::fs::metadata(&disk)
         .expect("the disk is there")
         .blocks()
@@ -371,9 +381,8 @@ fn a_guest_has_the_devices_that_it_needs_and_gives_memory_back() {
         return;
     }
     let sandbox = Sandbox::for_guests();
-    sandbox
-        .sh("banger-vm create --quiet --memory 600M --name v busybox")
-        .ok();
+    let created = sandbox.sh("banger-vm create --memory 600M --name v busybox");
+    created.ok();
     let devices = sandbox.sh(
         "banger-vm exec v -- sh -c 'for d in /sys/bus/virtio/devices/*; do readlink $d/driver; done | sed s,.*/,, | sort; \
          cat /sys/bus/pci/devices/*/class | sort; cat /sys/devices/virtual/misc/hw_random/rng_current'",
@@ -382,7 +391,8 @@ fn a_guest_has_the_devices_that_it_needs_and_gives_memory_back() {
     let virtio = "virtio_balloon\nvirtio_blk\nvirtio_blk\nvirtio_blk\nvirtio_console\nvirtio_net\nvirtio_rng\n";
     let bridges = "0x060000\n0x060100\n";
     assert!(devices.ok().starts_with(virtio), "{devices}");
-    assert!(devices.stdout.contains("virtio_rng"), "{devices}");
+    // The source of the kernel's entropy: the driver and a number.
+    assert!(devices.stdout.contains("\nvirtio_rng."), "{devices}");
     let classes: Vec<&str> = devices
         .stdout
         .lines()
@@ -402,8 +412,22 @@ fn a_guest_has_the_devices_that_it_needs_and_gives_memory_back() {
     }
 
     let vmm = sandbox.handle("v", "vmm_pid");
+    let status = || std::fs::read_to_string(format!("/proc/{vmm}/status")).unwrap();
+    // What `--accel auto` chose is said, and the machine's type has a version (QEMU, "q35").
+    let arguments = std::fs::read_to_string(format!("/proc/{vmm}/cmdline")).unwrap();
+    let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+    if !processor
+        .split_whitespace()
+        .any(|flag| flag == "vmx" || flag == "svm")
+    {
+        created.says("no KVM: ").says("emulating the processor");
+        assert!(arguments.contains("\0-accel\0tcg"), "{arguments}");
+        assert!(arguments.contains("\0pc-q35-"), "{arguments}");
+    }
+    // Its system calls are filtered (proc_pid_status(5)), whoever started it.
+    assert!(status().contains("\nSeccomp:\t2\n"), "{}", status());
     let resident = || {
-        let status = std::fs::read_to_string(format!("/proc/{vmm}/status")).unwrap();
+        let status = status();
         let line = status
             .lines()
             .find(|line| line.starts_with("VmRSS:"))

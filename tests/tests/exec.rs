@@ -239,10 +239,10 @@ fn a_terminal_is_given_on_request() {
     plain.exits(1);
     // `script` gives the client a terminal of its own.
     let shown = sandbox.sh(
-        "script -qec \"banger-vm exec --tty t -- sh -c 'test -t 0 && test -t 1 && stty size && exit 9'\" /dev/null",
+        "script -qec \"stty rows 33 cols 99; banger-vm exec --tty t -- sh -c 'test -t 0 && test -t 1 && stty size && exit 9'\" /dev/null",
     );
     shown.exits(9);
-    assert!(shown.stdout.contains(' '), "{shown}");
+    assert!(shown.stdout.contains("33 99"), "{shown}");
 
     let mut shell = sandbox.start("script -qec 'banger-vm exec t' /dev/null");
     shell.write(b"echo $((6 * 7)) > /dev/console; tty; exit 5\n");
